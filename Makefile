@@ -1,0 +1,51 @@
+# Parley in a few words: `make run` starts it, `make test` proves it, `make check` reads it.
+# Needs python3.11 or newer and make. Settings come from the environment: `PARLEY_PORT=9000 make run`.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.14 python3,$(if $(shell command -v $(p)),$(p))))
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: run test check bench bench-quick demo clean lock help .venv
+
+run: $(STAMP)  ## start Parley with everything it needs
+	@exec $(BIN)/python main.py serve
+
+.venv: $(STAMP)  ## prepare the environment alone
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "parley: needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $(STAMP)
+
+test: $(STAMP)  ## the whole suite, on its own PostgreSQL and Redis
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(STAMP)  ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## every speed target against its peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(BIN)/python -m bench
+
+bench-quick: $(STAMP)  ## the same, short
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(BIN)/python -m bench --quick
+
+demo: $(STAMP)  ## a scripted minute: three transports, a killed instance, a flushed Redis
+	@exec $(BIN)/python -m bench.demo
+
+lock: $(STAMP)  ## resolve requirements*.in again
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements.txt requirements.in
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements-dev.txt requirements-dev.in
+
+clean:  ## remove what make made; the data directory stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -1,0 +1,1 @@
+"""The log reader, the hub and the sessions. No HTTP and no database driver in here."""

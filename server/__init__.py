@@ -1,0 +1,1 @@
+"""The composition root: settings, wiring, middleware, logs, metrics and the embedded services."""

@@ -1,0 +1,1 @@
+"""The product's rules, one file a workflow. Services open the transactions."""
