@@ -1,0 +1,97 @@
+"""The connection pool, and the transaction every write runs in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import asyncpg
+
+from domain.errors import Unavailable
+
+if TYPE_CHECKING:
+    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    """What a store takes. A store never commits and never keeps it."""
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = asyncpg.pool.PoolConnectionProxy
+    Pool = asyncpg.Pool
+
+#: Errors that mean "PostgreSQL is away or shutting down", as opposed to "the statement is wrong".
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+)
+
+#: Errors after which the same transaction, run again, may succeed (PostgreSQL docs, 13.5).
+RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+class Database:
+    """PostgreSQL behind a bounded pool. An async context manager.
+
+    Every statement has a time limit, so a cut-off database is noticed within ``statement_seconds``. Where the database
+    is away, :class:`~domain.errors.Unavailable` is raised instead of a driver error.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, statement_seconds: float = 10.0) -> None:
+        self._url = url
+        self._pool_size = pool_size
+        self._statement_seconds = statement_seconds
+        self._pool: Pool | None = None
+
+    async def __aenter__(self) -> Self:
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=self._pool_size,
+            timeout=5,
+            command_timeout=self._statement_seconds,
+            max_inactive_connection_lifetime=300,
+            server_settings={
+                "application_name": "parley",
+                "jit": "off",
+                "timezone": "UTC",
+                "idle_in_transaction_session_timeout": "15000",
+                "statement_timeout": str(int(self._statement_seconds * 1000)),
+            },
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), 5)
+            except TimeoutError:
+                pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for reads, in autocommit: each statement sees everything committed before it began."""
+        if self._pool is None:
+            raise Unavailable("the database is closed")
+        try:
+            async with self._pool.acquire(timeout=5) as connection:
+                yield connection
+        except AWAY as error:
+            raise Unavailable("the database is away") from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one READ COMMITTED transaction: committed on leaving, rolled back on an exception."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
