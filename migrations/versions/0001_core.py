@@ -1,7 +1,8 @@
 """Tenants, accounts, conversations, messages and the log.
 
 Every table of a tenant's data has the tenant in its key and in its foreign keys, so a reference from one tenant to
-another cannot be stored (invariant I12).
+another cannot be stored (invariant I12). In keys the tenant comes last: the column that tells rows apart leads, so that
+the planner finds the right index also on a table it has no statistics of yet.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ CREATE TABLE users (
     deleted_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (tenant_id, id)
+    PRIMARY KEY (id, tenant_id)
 ) WITH (fillfactor = 90);
-CREATE UNIQUE INDEX users_username ON users (tenant_id, username) WHERE deleted_at IS NULL;
-CREATE UNIQUE INDEX users_email ON users (tenant_id, lower(email)) WHERE deleted_at IS NULL;
+CREATE UNIQUE INDEX users_username ON users (username, tenant_id) WHERE deleted_at IS NULL;
+CREATE UNIQUE INDEX users_email ON users (lower(email), tenant_id) WHERE deleted_at IS NULL;
 
 CREATE TABLE auth_sessions (
     tenant_id uuid NOT NULL,
@@ -70,10 +71,10 @@ CREATE TABLE auth_sessions (
     expires_at timestamptz NOT NULL,
     revoked_at timestamptz,
     revoke_reason text,
-    PRIMARY KEY (tenant_id, id),
+    PRIMARY KEY (id, tenant_id),
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id)
 );
-CREATE INDEX auth_sessions_user ON auth_sessions (tenant_id, user_id) WHERE revoked_at IS NULL;
+CREATE INDEX auth_sessions_user ON auth_sessions (user_id, tenant_id) WHERE revoked_at IS NULL;
 
 CREATE TABLE refresh_tokens (
     digest bytea PRIMARY KEY,
@@ -84,7 +85,7 @@ CREATE TABLE refresh_tokens (
     superseded_at timestamptz,
     FOREIGN KEY (tenant_id, session_id) REFERENCES auth_sessions (tenant_id, id) ON DELETE CASCADE
 );
-CREATE INDEX refresh_tokens_session ON refresh_tokens (tenant_id, session_id);
+CREATE INDEX refresh_tokens_session ON refresh_tokens (session_id, tenant_id);
 
 CREATE UNLOGGED TABLE realtime_tickets (
     digest bytea PRIMARY KEY,
@@ -100,12 +101,12 @@ CREATE TABLE blocks (
     blocker_id uuid NOT NULL,
     blocked_id uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (tenant_id, blocker_id, blocked_id),
+    PRIMARY KEY (blocker_id, blocked_id, tenant_id),
     FOREIGN KEY (tenant_id, blocker_id) REFERENCES users (tenant_id, id),
     FOREIGN KEY (tenant_id, blocked_id) REFERENCES users (tenant_id, id),
     CHECK (blocker_id <> blocked_id)
 );
-CREATE INDEX blocks_blocked ON blocks (tenant_id, blocked_id);
+CREATE INDEX blocks_blocked ON blocks (blocked_id, tenant_id);
 
 CREATE TABLE idempotency_keys (
     tenant_id uuid NOT NULL,
@@ -115,7 +116,7 @@ CREATE TABLE idempotency_keys (
     status smallint,
     body bytea,
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (tenant_id, user_id, key),
+    PRIMARY KEY (user_id, key, tenant_id),
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id)
 );
 CREATE INDEX idempotency_keys_created ON idempotency_keys (created_at);
@@ -137,12 +138,12 @@ CREATE TABLE conversations (
     created_by uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (tenant_id, id),
+    PRIMARY KEY (id, tenant_id),
     FOREIGN KEY (tenant_id, created_by) REFERENCES users (tenant_id, id),
     FOREIGN KEY (tenant_id, direct_low) REFERENCES users (tenant_id, id),
     FOREIGN KEY (tenant_id, direct_high) REFERENCES users (tenant_id, id),
     CHECK ((kind = 'direct') = (direct_low IS NOT NULL AND direct_high IS NOT NULL)),
-    UNIQUE (tenant_id, direct_low, direct_high)
+    UNIQUE (direct_low, direct_high, tenant_id)
 ) WITH (fillfactor = 70);
 COMMENT ON COLUMN conversations.activity_position IS 'Log position of the newest message, or of the creation: orders the list.';
 
@@ -163,11 +164,11 @@ CREATE TABLE conversation_members (
     delivered_announced_at timestamptz NOT NULL DEFAULT '-infinity',
     muted_until timestamptz,
     pinned boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (tenant_id, conversation_id, user_id),
+    PRIMARY KEY (conversation_id, user_id, tenant_id),
     FOREIGN KEY (tenant_id, conversation_id) REFERENCES conversations (tenant_id, id),
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id)
 ) WITH (fillfactor = 70);
-CREATE INDEX conversation_members_user ON conversation_members (tenant_id, user_id) WHERE left_at IS NULL;
+CREATE INDEX conversation_members_user ON conversation_members (user_id, tenant_id) WHERE left_at IS NULL;
 COMMENT ON COLUMN conversation_members.joined_seq IS 'last_seq at the latest joining: with history joined, messages after it are visible.';
 COMMENT ON COLUMN conversation_members.read_announced_seq IS 'read_seq as the last receipt event told it; a sweep tells the rest.';
 
@@ -177,7 +178,7 @@ CREATE TABLE membership_windows (
     user_id uuid NOT NULL,
     opens bigint NOT NULL,
     closes bigint,
-    PRIMARY KEY (tenant_id, user_id, conversation_id, opens),
+    PRIMARY KEY (user_id, conversation_id, opens, tenant_id),
     FOREIGN KEY (tenant_id, conversation_id, user_id)
         REFERENCES conversation_members (tenant_id, conversation_id, user_id),
     CHECK (closes >= opens)
@@ -198,8 +199,8 @@ CREATE TABLE messages (
     edited_at timestamptz,
     deleted_at timestamptz,
     created_at timestamptz NOT NULL,
-    PRIMARY KEY (tenant_id, conversation_id, seq),
-    UNIQUE (tenant_id, sender_id, client_id),
+    PRIMARY KEY (conversation_id, seq, tenant_id),
+    UNIQUE (sender_id, client_id, tenant_id),
     FOREIGN KEY (tenant_id, conversation_id, sender_id)
         REFERENCES conversation_members (tenant_id, conversation_id, user_id)
 );
@@ -214,7 +215,7 @@ CREATE TABLE message_edits (
     body text,
     edited_at timestamptz NOT NULL,
     position bigint NOT NULL,
-    PRIMARY KEY (tenant_id, conversation_id, seq, version),
+    PRIMARY KEY (conversation_id, seq, version, tenant_id),
     FOREIGN KEY (tenant_id, conversation_id, seq) REFERENCES messages (tenant_id, conversation_id, seq)
 );
 COMMENT ON TABLE message_edits IS 'The text each edit replaced, when, and the position of the message.updated event that told it.';
@@ -226,7 +227,7 @@ CREATE TABLE reactions (
     emoji text NOT NULL,
     user_id uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (tenant_id, conversation_id, seq, emoji, user_id),
+    PRIMARY KEY (conversation_id, seq, emoji, user_id, tenant_id),
     FOREIGN KEY (tenant_id, conversation_id, seq) REFERENCES messages (tenant_id, conversation_id, seq),
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id)
 );
@@ -273,13 +274,14 @@ CREATE FUNCTION send_messages(
     p_body text[], p_reply bigint[], p_digest bytea[], p_data text[]
 ) RETURNS TABLE (item integer, outcome text, message_seq bigint, event_position bigint)
 LANGUAGE plpgsql VOLATILE
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+-- Index probes only, planned once a connection: right for any size of table, with or without statistics.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    accepted integer[];
-    seqs bigint[];
-    items integer[];
     outcomes text[];
+    seqs bigint[];
+    accepted integer;
     base bigint;
     stored integer;
 BEGIN
@@ -290,60 +292,54 @@ BEGIN
 
     -- A new statement sees what was committed while it waited for those locks. The unique lookup comes before the
     -- membership check: an author's own retry is answered also after they have left.
-    WITH judged AS (
-        SELECT i.n, i.c, i.last_seq, CASE
-            WHEN i.known THEN 'known'
-            WHEN i.member IS NULL THEN 'not_found'
-            WHEN i.blocked THEN 'blocked'
-            WHEN i.reply IS NOT NULL AND NOT i.reply_visible THEN 'reply_not_found'
+    WITH looked_up AS MATERIALIZED (
+        SELECT u.n, u.c, c.last_seq, CASE
+            WHEN k.known THEN 'known'
+            WHEN m.user_id IS NULL THEN 'not_found'
+            WHEN b.blocked THEN 'blocked'
+            WHEN u.reply NOT BETWEEN CASE c.history WHEN 'all' THEN 1 ELSE m.joined_seq + 1 END AND c.last_seq
+                THEN 'reply_not_found'
             ELSE 'stored' END AS verdict
-        FROM (
-            SELECT u.n::integer AS n, u.c, u.reply, c.last_seq, m.user_id AS member,
-                EXISTS (SELECT 1 FROM messages k
-                        WHERE k.tenant_id = u.t AND k.sender_id = u.s AND k.client_id = u.client) AS known,
-                c.kind = 'direct' AND EXISTS (
-                    SELECT 1 FROM blocks b WHERE b.tenant_id = u.t AND (
-                        (b.blocker_id = c.direct_low AND b.blocked_id = c.direct_high)
-                        OR (b.blocker_id = c.direct_high AND b.blocked_id = c.direct_low))) AS blocked,
-                u.reply BETWEEN CASE c.history WHEN 'all' THEN 1 ELSE m.joined_seq + 1 END AND c.last_seq
-                    AS reply_visible
-            FROM unnest(p_tenant, p_conversation, p_sender, p_client, p_reply)
-                WITH ORDINALITY AS u (t, c, s, client, reply, n)
-            LEFT JOIN conversations c ON c.tenant_id = u.t AND c.id = u.c
-            LEFT JOIN conversation_members m
-                ON m.tenant_id = u.t AND m.conversation_id = u.c AND m.user_id = u.s AND m.left_at IS NULL
-        ) i
+        FROM unnest(p_tenant, p_conversation, p_sender, p_client, p_reply)
+            WITH ORDINALITY AS u (t, c, s, client, reply, n)
+        LEFT JOIN conversations c ON c.tenant_id = u.t AND c.id = u.c
+        LEFT JOIN conversation_members m
+            ON m.tenant_id = u.t AND m.conversation_id = u.c AND m.user_id = u.s AND m.left_at IS NULL
+        LEFT JOIN LATERAL (
+            SELECT true AS known FROM messages k
+            WHERE k.tenant_id = u.t AND k.sender_id = u.s AND k.client_id = u.client LIMIT 1) k ON true
+        LEFT JOIN LATERAL (
+            SELECT true AS blocked FROM blocks b
+            WHERE c.kind = 'direct' AND b.tenant_id = u.t AND b.blocker_id IN (c.direct_low, c.direct_high)
+                AND b.blocked_id IN (c.direct_low, c.direct_high) LIMIT 1) b ON true
     ), numbered AS (
         SELECT n, verdict, CASE verdict WHEN 'stored' THEN
-            last_seq + row_number() OVER (PARTITION BY c, verdict = 'stored' ORDER BY n) END AS seq
-        FROM judged
+            last_seq + row_number() OVER (PARTITION BY c, verdict ORDER BY n) END AS seq
+        FROM looked_up
     )
-    SELECT array_agg(n ORDER BY n), array_agg(verdict ORDER BY n),
-        array_agg(n ORDER BY n) FILTER (WHERE verdict = 'stored'),
-        array_agg(seq ORDER BY n) FILTER (WHERE verdict = 'stored')
-    INTO items, outcomes, accepted, seqs FROM numbered;
+    SELECT array_agg(verdict ORDER BY n), array_agg(seq ORDER BY n), count(seq)
+    INTO outcomes, seqs, accepted FROM numbered;
 
-    IF accepted IS NOT NULL THEN
-        UPDATE log_heads SET position = position + cardinality(accepted) WHERE log = 0
-        RETURNING position - cardinality(accepted) INTO base;
+    IF accepted > 0 THEN
+        UPDATE log_heads SET position = position + accepted WHERE log = 0 RETURNING position - accepted INTO base;
 
-        WITH fresh AS (
-            SELECT a.n, a.seq, base + a.ord AS position, p_tenant[a.n] AS t, p_conversation[a.n] AS c,
-                p_sender[a.n] AS s
-            FROM unnest(accepted, seqs) WITH ORDINALITY AS a (n, seq, ord)
+        WITH fresh AS MATERIALIZED (
+            SELECT u.*, base + row_number() OVER (ORDER BY u.n) AS position
+            FROM unnest(p_tenant, p_conversation, p_sender, p_client, p_id, p_body, p_reply, p_digest, p_data, seqs)
+                WITH ORDINALITY AS u (t, c, s, client, id, body, reply, digest, data, seq, n)
+            WHERE u.seq IS NOT NULL
         ), written AS (
             INSERT INTO messages (tenant_id, conversation_id, seq, id, sender_id, client_id, sent_digest, body,
                 reply_to_seq, position, created_at)
-            SELECT f.t, f.c, f.seq, p_id[f.n], f.s, p_client[f.n], p_digest[f.n], p_body[f.n], p_reply[f.n],
-                f.position, p_at FROM fresh f
-            ON CONFLICT (tenant_id, sender_id, client_id) DO NOTHING
+            SELECT t, c, seq, id, s, client, digest, body, reply, position, p_at FROM fresh
+            ON CONFLICT (sender_id, client_id, tenant_id) DO NOTHING
             RETURNING 1
         ), told AS (
             INSERT INTO events (position, tenant_id, topic_kind, topic_id, type, at, data)
-            SELECT f.position, f.t, 2, f.c, 'message.created', p_at, '{"seq":' || f.seq || p_data[f.n] FROM fresh f
+            SELECT position, t, 2, c, 'message.created', p_at, '{"seq":' || seq || data FROM fresh
         ), moved AS (
             UPDATE conversations c SET last_seq = l.seq, activity_position = l.position
-            FROM (SELECT t, c, max(f.seq) AS seq, max(f.position) AS position FROM fresh f GROUP BY t, c) l
+            FROM (SELECT t, f.c, max(f.seq) AS seq, max(f.position) AS position FROM fresh f GROUP BY t, f.c) l
             WHERE c.tenant_id = l.t AND c.id = l.c
         ), read AS (
             UPDATE conversation_members m SET read_seq = l.seq, delivered_seq = l.seq,
@@ -355,15 +351,14 @@ BEGIN
 
         -- The same client_id sent to two conversations through two instances at once: the later batch runs again and
         -- finds it known.
-        IF stored <> cardinality(accepted) THEN
+        IF stored <> accepted THEN
             RAISE EXCEPTION 'client_id race' USING ERRCODE = 'serialization_failure';
         END IF;
     END IF;
 
-    RETURN QUERY SELECT i.n, i.o, a.seq, base + a.ord
-        FROM unnest(items, outcomes) AS i (n, o)
-        LEFT JOIN unnest(accepted, seqs) WITH ORDINALITY AS a (n, seq, ord) ON a.n = i.n
-        ORDER BY i.n;
+    RETURN QUERY SELECT u.n::integer, u.o, u.seq,
+            CASE WHEN u.seq IS NOT NULL THEN base + count(u.seq) OVER (ORDER BY u.n) END
+        FROM unnest(outcomes, seqs) WITH ORDINALITY AS u (o, seq, n) ORDER BY u.n;
 END $$;
 """
 
