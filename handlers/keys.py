@@ -1,0 +1,48 @@
+"""What handlers find on the application and on the request. ``server/app.py`` puts the services there.
+
+Each service's owner adds one line here: ``ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")``, its type
+imported under ``TYPE_CHECKING``. Handlers reach it as ``call.app[keys.ACCOUNTS]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from domain.identity import Identity
+from domain.ids import TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is at the other end, as far as the trusted proxies can tell."""
+
+    address: str
+    """IP address without port or zone, never a proxy's that is trusted."""
+    scheme: str
+    """``http`` or ``https``: what the client itself spoke."""
+    host: str
+    """Host and port it asked for, in lower case."""
+
+    @property
+    def origin(self) -> str:
+        """This server's own origin as a browser at the other end would write it."""
+        return f"{self.scheme}://{self.host}"
+
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id")
+CLIENT: web.RequestKey[Client] = web.RequestKey("client")
+TENANT: web.RequestKey[TenantId] = web.RequestKey("tenant")
+IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity")
+"""Set once the caller is known; for the access log."""
+ROUTE: web.RequestKey[str] = web.RequestKey("route")
+"""The path template that answers, for metrics and the access log."""
+ANSWER_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("answer_headers")
+"""Headers to put on whatever answer this request gets, a streamed one or an error included."""
+
+
+def client_of(request: web.Request) -> Client:
+    """Who asks. Without the middleware that knows proxies: the peer itself."""
+    known = request.get(CLIENT)
+    return known if known is not None else Client(request.remote or "", request.scheme, request.host.lower())

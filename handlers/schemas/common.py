@@ -1,0 +1,122 @@
+"""What every resource's request and answer models are made of, and the problem object every error is told with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from domain.errors import ParleyError
+
+T = TypeVar("T")
+
+MAX_INT64 = 2**63 - 1
+"""The largest number PostgreSQL's bigint holds; a position, a seq or a count never passes it."""
+
+
+class Body(BaseModel):
+    """Base of every request body: an unknown field is an error that names it, and ``"1"`` is not a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Query(BaseModel):
+    """Base of every query. Parameters it does not name are ignored; values arrive as text and are converted.
+
+    Use :data:`QueryInt` for numbers: a bare ``int`` would also take ``1_0``, ``+1`` and ``" 1"``.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class NoBody(Body):
+    """For routes that take no body; whatever is sent is not looked at."""
+
+
+class NoQuery(Query):
+    """For routes that take no query parameter."""
+
+
+def _plain_decimal(value: object) -> object:
+    if isinstance(value, str):
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 19):
+            raise ValueError("must be a whole number")
+        return int(value)
+    return value
+
+
+QueryInt = Annotated[int, BeforeValidator(_plain_decimal)]
+"""A whole number in a query: ASCII digits, with a minus sign or none."""
+
+Seq = Annotated[int, Field(ge=1, le=MAX_INT64, description="A message's number in its conversation, from 1.")]
+
+
+class PageQuery(Query):
+    """What every list takes. Decode ``cursor`` with :mod:`handlers.paging`."""
+
+    limit: QueryInt = Field(20, ge=1, le=100, description="How many items at most.")
+    cursor: str | None = Field(
+        None, min_length=1, max_length=512, description="`next_cursor` of the page before."
+    )
+
+
+class Page(BaseModel, Generic[T]):
+    """One page of a list. ``next_cursor`` is null on the last one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class ProblemField(BaseModel):
+    """One wrong field of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pointer: str = Field(
+        description="RFC 6901 JSON pointer into the body, or the name of a query parameter or header."
+    )
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). ``code`` is stable and for programs; ``title`` and ``detail`` are for people."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(description="Always `urn:parley:problem:` and the code.")
+    title: str
+    status: int
+    detail: str
+    instance: str | None = Field(None, description="The path that was asked for.")
+    code: str
+    request_id: str | None = Field(
+        None, description="Name it when you ask for help; it is in the server's log."
+    )
+    errors: list[ProblemField] | None = Field(None, description="For 422: each wrong field.")
+
+
+def problem_of(error: ParleyError, *, instance: str | None = None, request_id: str | None = None) -> Problem:
+    """The problem object of an error; the same for a REST answer and for a WebSocket's ``error``."""
+    return Problem(
+        type=f"urn:parley:problem:{error.code}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=instance,
+        code=error.code,
+        request_id=request_id,
+        errors=[ProblemField(pointer=f.pointer, detail=f.detail) for f in error.fields] or None,
+    )
+
+
+def problem_json(problem: Problem) -> bytes:
+    """A problem as it is sent: members that say nothing are left out."""
+    return problem.model_dump_json(exclude_none=True).encode()
+
+
+def problem_dict(problem: Problem) -> dict[str, Any]:
+    """A problem as a JSON object, for embedding in a WebSocket reply."""
+    return problem.model_dump(exclude_none=True, mode="json")

@@ -1,0 +1,129 @@
+"""Idempotency keys: the first 2xx answer of an operation is kept with it, and given again for the same request.
+
+The kept answer is a row written in the operation's own transaction, so it exists if and only if the operation
+committed. A lease in Redis tells a second request that the first still runs; without Redis the row alone protects, and
+the second waits for the first instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from domain.errors import IdempotencyKeyReused
+from domain.ids import TenantId, UserId
+from services.unit_of_work import Transaction, UnitOfWork
+from storage import idempotency
+from storage.database import Connection, Database
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The Idempotency-Key of one request: whose it is, and what it was used for."""
+
+    tenant: TenantId
+    user: UserId
+    key: str
+    fingerprint: bytes
+    """Digest of method, path and body: the same key with another one is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer: what is kept, and what is sent."""
+
+    status: int
+    body: bytes = b""
+    replayed: bool = False
+    """Given before: the edge adds ``Idempotent-Replayed: true``."""
+
+
+def answer_of(status: int, resource: BaseModel | None = None) -> Answer:
+    """The answer that shows a public resource, or nothing."""
+    return Answer(status, b"" if resource is None else resource.model_dump_json().encode())
+
+
+def fingerprint(method: str, path: str, body: bytes) -> bytes:
+    """What a key stands for. Lengths keep the three parts apart."""
+    digest = hashlib.sha256()
+    for part in (method.encode(), path.encode(errors="surrogateescape"), body):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+async def run_kept(
+    uow: UnitOfWork,
+    keep: KeptAnswer | None,
+    work: Callable[[Transaction], Awaitable[T]],
+    render: Callable[[T], Answer],
+) -> Answer:
+    """Runs one write and keeps its answer in the same transaction.
+
+    With ``keep`` given, and its answer there already, ``work`` does not run and that answer comes back with
+    ``replayed``. A request with the same key that still runs elsewhere is waited for. Raises what ``work`` raises
+    (then nothing is kept), and :class:`~domain.errors.IdempotencyKeyReused`.
+    ``render`` makes the answer; it runs inside the transaction and must be pure.
+    """
+
+    async def kept_work(tx: Transaction) -> Answer:
+        if keep is None:
+            return render(await work(tx))
+        if (known := await claim(tx.connection, keep)) is not None:
+            return known
+        answer = render(await work(tx))
+        await store(tx.connection, keep, answer)
+        return answer
+
+    return await uow.run(kept_work)
+
+
+async def claim(connection: Connection, keep: KeptAnswer) -> Answer | None:
+    """Takes the key for this transaction, before any other lock; or gives the answer kept under it.
+
+    Waits for a transaction that holds the key. After None, :func:`store` must follow in the same transaction.
+    """
+    if await idempotency.insert_key(connection, keep.tenant, keep.user, keep.key, keep.fingerprint):
+        return None
+    return await _known(connection, keep)
+
+
+async def store(connection: Connection, keep: KeptAnswer, answer: Answer) -> None:
+    """Writes the answer of a claimed key. Waits for nothing, so it may follow the log's append."""
+    assert 200 <= answer.status < 300, "only a 2xx answer is kept"
+    await idempotency.update_answer(connection, keep.tenant, keep.user, keep.key, answer.status, answer.body)
+
+
+async def _known(connection: Connection, keep: KeptAnswer) -> Answer | None:
+    row = await idempotency.read_answer(connection, keep.tenant, keep.user, keep.key)
+    if row is None:
+        return None
+    if row.fingerprint != keep.fingerprint:
+        raise IdempotencyKeyReused()
+    return replace(Answer(row.status, row.body), replayed=True)
+
+
+class KeptAnswers:
+    """Looks up and clears kept answers, outside the operations that write them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, keep: KeptAnswer) -> Answer | None:
+        """The answer kept under this key, with ``replayed``; None where there is none.
+
+        Raises :class:`~domain.errors.IdempotencyKeyReused` where the key was used for another request.
+        """
+        async with self._database.connection() as connection:
+            return await _known(connection, keep)
+
+    async def purge(self, *, limit: int = 10_000) -> int:
+        """Deletes up to ``limit`` answers past their 24 hours and says how many; for the maintenance job."""
+        async with self._database.connection() as connection:
+            return await idempotency.delete_expired(connection, limit)
