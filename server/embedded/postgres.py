@@ -15,6 +15,7 @@ import psutil
 from server.embedded.processes import (
     Account,
     account_for,
+    end_process,
     find_process,
     give,
     is_running,
@@ -31,7 +32,11 @@ DATABASE = USER = "parley"
 
 _SOCKET = ".s.PGSQL.5432"
 _READY_SECONDS = 120
-_STOP_SECONDS = 60
+_STOP = (
+    (signal.SIGINT, 60.0),
+    (signal.SIGQUIT, 10.0),
+    (signal.SIGKILL, 10.0),
+)  # fast, immediate, the kernel's
 _SILENT_SECONDS = 15
 _ORPHAN_SECONDS = 20
 
@@ -100,17 +105,11 @@ class EmbeddedPostgres:
 
     def is_alive(self) -> bool:
         """Whether its first process runs; it may still be recovering."""
-        return self._postmaster() is not None
+        return self.postmaster() is not None
 
     def stop(self) -> None:
         """A fast shutdown: sessions are ended, nothing committed is lost. Harsher only if that hangs."""
-        process = self._postmaster()
-        for sent, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 10), (signal.SIGKILL, 10)):
-            if process is None or not is_running(process):
-                break
-            process.send_signal(signal.SIGCONT)  # a stopped process would not hear the other one
-            process.send_signal(sent)
-            wait_until(lambda: not is_running(process), seconds)
+        end_process(self.postmaster(), _STOP)
         remove_socket_directory(self._link)
 
     def _make_cluster(self, account: Account | None) -> None:
@@ -161,7 +160,7 @@ class EmbeddedPostgres:
 
     def _settle(self, sockets: Path) -> None:
         """Leaves either a server that answers, or none, and nothing that stops the next one from starting."""
-        process = self._postmaster()
+        process = self.postmaster()
         if process is not None:  # starting, stopping, or not itself any more
             wait_until(lambda: not is_running(process) or self._answers(sockets), _SILENT_SECONDS)
             if self._answers(sockets):
@@ -251,7 +250,8 @@ class EmbeddedPostgres:
             subprocess.run(argv, timeout=10, env=_bare(), check=False, start_new_session=True).returncode == 0
         )
 
-    def _postmaster(self) -> psutil.Process | None:
+    def postmaster(self) -> psutil.Process | None:
+        """The server's first process, None where it does not run."""
         try:
             first_line = (self._data / "postmaster.pid").read_text().partition("\n")[0]
         except FileNotFoundError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
@@ -134,6 +136,17 @@ def is_running(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def end_process(process: psutil.Process | None, steps: Sequence[tuple[signal.Signals, float]]) -> None:
+    """Sends each signal in turn, waiting so many seconds after each, until the process has ended."""
+    for sent, seconds in steps:
+        if process is None or not is_running(process):
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(sent)
+            process.send_signal(signal.SIGCONT)  # a stopped process would not hear the other one
+        wait_until(lambda: not is_running(process), seconds)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.02) -> bool:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from server.embedded.processes import (
+    end_process,
     find_process,
     is_running,
     launch,
@@ -24,7 +25,7 @@ from server.startup import StartupError
 OLDEST = (6, 2)
 _SOCKET = "redis.sock"
 _READY_SECONDS = 20
-_STOP_SECONDS = 10
+_STOP = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 
 
 class EmbeddedRedis:
@@ -88,13 +89,7 @@ class EmbeddedRedis:
             )
 
     def _end(self, path: Path) -> None:
-        process = find_process(self._pid(), [str(path)])
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            if process is None or not is_running(process):
-                break
-            process.send_signal(signal.SIGCONT)  # a stopped process would not hear the other one
-            process.send_signal(sent)
-            wait_until(lambda: not is_running(process), _STOP_SECONDS)
+        end_process(find_process(self._pid(), [str(path)]), _STOP)
         path.unlink(missing_ok=True)
         self._pid_file.unlink(missing_ok=True)
 
