@@ -1,9 +1,9 @@
 """What a route is, what its handler is given, and how the one becomes the other.
 
 A handler is ``async def post_thing(call: Call[ThingCreate, NoQuery]) -> Reply``: it calls one service and shows the
-result. Everything that is the same for all of them happens here, in the order the contract fixes:
+result. Everything that is the same for all of them happens in :mod:`handlers.serving`, in the order the contract fixes:
 
-1. rate limit of the address, 401, rate limit of the user
+1. who asks: 401; then the rate limits of the address and of the user: 429
 2. an id in the path that is not one: 404
 3. the answer kept under this caller's Idempotency-Key, given again
 4. body and query: 400, 413, 422. Where they are wrong, ``Route.visible`` is asked first, so that a stranger gets the
@@ -26,7 +26,6 @@ from domain.errors import NotFound, Unauthenticated
 from domain.identity import Identity
 from domain.ids import TenantId
 from handlers import keys
-from handlers.schemas.common import NoBody, NoQuery
 from services.idempotency import Answer, KeptAnswer
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -146,11 +145,6 @@ class Route:
     produces: str = "application/json"
     stream: bool = False
     """Answers for long (WebSocket, SSE, long poll): no HEAD, and not measured as a request's duration."""
-
-
-def nothing() -> tuple[NoBody, NoQuery]:
-    """Body and query of a call that has neither."""
-    return NoBody(), NoQuery()
 
 
 def parse_number(text: str) -> int:

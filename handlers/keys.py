@@ -7,11 +7,15 @@ imported under ``TYPE_CHECKING``. Handlers reach it as ``call.app[keys.ACCOUNTS]
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from domain.identity import Identity
 from domain.ids import TenantId
+
+if TYPE_CHECKING:
+    from handlers.endpoint import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ CLIENT: web.RequestKey[Client] = web.RequestKey("client")
 TENANT: web.RequestKey[TenantId] = web.RequestKey("tenant")
 IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity")
 """Set once the caller is known; for the access log."""
-ROUTE: web.RequestKey[str] = web.RequestKey("route")
-"""The path template that answers, for metrics and the access log."""
+ROUTE: web.RequestKey[Route] = web.RequestKey("route")
+"""What answers, for metrics and the access log; not there where no route fits."""
 ANSWER_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("answer_headers")
 """Headers to put on whatever answer this request gets, a streamed one or an error included."""
 

@@ -8,7 +8,8 @@ the second waits for the first instead.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from domain.ids import TenantId, UserId
 from services.unit_of_work import Transaction, UnitOfWork
 from storage import idempotency
 from storage.database import Connection, Database
+from storage.idempotency import Leases
 
 T = TypeVar("T")
 
@@ -110,10 +112,30 @@ async def _known(connection: Connection, keep: KeptAnswer) -> Answer | None:
 
 
 class KeptAnswers:
-    """Looks up and clears kept answers, outside the operations that write them."""
+    """Looks up and clears kept answers, outside the operations that write them; holds keys while they run.
 
-    def __init__(self, database: Database) -> None:
+    ``leases`` None: no Redis, so a second request waits for the first instead of hearing 409.
+    """
+
+    def __init__(self, database: Database, leases: Leases | None = None) -> None:
         self._database = database
+        self._leases = leases
+
+    @asynccontextmanager
+    async def lease(self, keep: KeptAnswer) -> AsyncIterator[bool]:
+        """Holds the key while its first request runs, 30 s at most. False: another request holds it."""
+        if self._leases is None:
+            yield True
+            return
+        token = await self._leases.take(keep.tenant, keep.user, keep.key)
+        if token is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            # Also when the client has gone and the write goes on without it: a retry then waits for that write.
+            await self._leases.release(keep.tenant, keep.user, keep.key, token)
 
     async def find(self, keep: KeptAnswer) -> Answer | None:
         """The answer kept under this key, with ``replayed``; None where there is none.

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from domain.ids import TenantId, UserId
 from storage.database import Connection
@@ -61,3 +70,59 @@ async def read_answer(connection: Connection, tenant: TenantId, user: UserId, ke
 async def delete_expired(connection: Connection, limit: int) -> int:
     """Deletes up to ``limit`` rows past their time; says how many."""
     return int((await connection.execute(DELETE_EXPIRED, limit)).rpartition(" ")[2])
+
+
+RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class Leases:
+    """Short holds in Redis. They save a second request from waiting; they protect nothing by themselves.
+
+    While Redis is away every lease is granted, and it is asked again only every ``rest_seconds``, so that a frozen
+    Redis costs a request its time limit once, not each time.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        prefix: str,
+        seconds: float = 30.0,
+        timeout: float = 0.5,
+        rest_seconds: float = 1.0,
+    ) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._milliseconds = int(seconds * 1000)
+        self._timeout = timeout
+        self._rest = rest_seconds
+        self._away_until = 0.0
+
+    async def take(self, tenant: TenantId, user: UserId, key: str) -> str | None:
+        """A token to release with; "" where Redis is away; None where another request holds the key."""
+        if time.monotonic() < self._away_until:
+            return ""
+        token = secrets.token_hex(8)
+        try:
+            async with asyncio.timeout(self._timeout):
+                name = self._name(tenant, user, key)
+                taken = await self._redis.set(name, token, nx=True, px=self._milliseconds)
+        except (RedisError, OSError, TimeoutError):
+            self._away_until = time.monotonic() + self._rest
+            return ""
+        return token if taken else None
+
+    async def release(self, tenant: TenantId, user: UserId, key: str, token: str) -> None:
+        """Gives a lease back, if it is still this one. Where Redis is away it ends by itself."""
+        if not token or time.monotonic() < self._away_until:
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                name = self._name(tenant, user, key)
+                await cast("Awaitable[object]", self._redis.eval(RELEASE, 1, name, token))
+        except (RedisError, OSError, TimeoutError):
+            self._away_until = time.monotonic() + self._rest
+
+    def _name(self, tenant: TenantId, user: UserId, key: str) -> str:
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return f"{self._prefix}idempotency:{tenant}:{user}:{digest}"
