@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from uuid import UUID
 
+import orjson
+
 from domain.ids import ConversationId, SessionId, TenantId, UserId
 
 
@@ -59,18 +61,49 @@ class Control:
     ``leaves``: users whose view of it closes *after* this event (they receive it, and nothing later).
     ``revokes``: sign-ins whose every open transport ends after this event.
     ``redacts``: positions of earlier events on this topic whose text is withdrawn.
+    ``hides``: users who are not given this event, though the topic is open to them: it is about a message from before
+    they joined, in a conversation whose history starts at joining.
     """
 
     joins: tuple[UserId, ...] = ()
     leaves: tuple[UserId, ...] = ()
     revokes: tuple[SessionId, ...] = ()
     redacts: tuple[int, ...] = ()
+    hides: tuple[UserId, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.joins or self.leaves or self.revokes or self.redacts)
+        return bool(self.joins or self.leaves or self.revokes or self.redacts or self.hides)
 
 
 NO_CONTROL = Control()
+
+
+def encode_control(control: Control) -> str | None:
+    """A control as text, or None where it says nothing."""
+    if not control:
+        return None
+    fields = {
+        "joins": [str(user) for user in control.joins],
+        "leaves": [str(user) for user in control.leaves],
+        "revokes": [str(session) for session in control.revokes],
+        "redacts": list(control.redacts),
+        "hides": [str(user) for user in control.hides],
+    }
+    return orjson.dumps({name: values for name, values in fields.items() if values}).decode()
+
+
+def decode_control(text: str | None) -> Control:
+    """The reverse of :func:`encode_control`."""
+    if text is None:
+        return NO_CONTROL
+    raw = orjson.loads(text)
+    return Control(
+        joins=tuple(UserId(UUID(v)) for v in raw.get("joins", ())),
+        leaves=tuple(UserId(UUID(v)) for v in raw.get("leaves", ())),
+        revokes=tuple(SessionId(UUID(v)) for v in raw.get("revokes", ())),
+        redacts=tuple(raw.get("redacts", ())),
+        hides=tuple(UserId(UUID(v)) for v in raw.get("hides", ())),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import asyncpg
 import orjson
 
-from domain.ids import SessionId, TenantId, UserId
-from domain.log import NO_CONTROL, Control, EventDraft, StoredEvent, Topic, TopicKind, View, Window
+from domain.ids import TenantId, UserId
+from domain.log import (
+    EventDraft,
+    StoredEvent,
+    Topic,
+    TopicKind,
+    View,
+    Window,
+    decode_control,
+    encode_control,
+)
 from storage.database import Connection
 
 LOG = 0  # the log this deployment writes; with several, each has its own head row
@@ -76,39 +86,8 @@ class Head:
     floor: int
 
 
-def encode_control(control: Control) -> str | None:
-    """The stored form of a control, or None where it says nothing."""
-    if not control:
-        return None
-    return orjson.dumps(
-        {
-            name: [str(v) if isinstance(v, UUID) else v for v in values]
-            for name, values in (
-                ("joins", control.joins),
-                ("leaves", control.leaves),
-                ("revokes", control.revokes),
-                ("redacts", control.redacts),
-            )
-            if values
-        }
-    ).decode()
-
-
-def decode_control(text: str | None) -> Control:
-    """The reverse of :func:`encode_control`."""
-    if text is None:
-        return NO_CONTROL
-    raw = orjson.loads(text)
-    return Control(
-        joins=tuple(UserId(UUID(v)) for v in raw.get("joins", ())),
-        leaves=tuple(UserId(UUID(v)) for v in raw.get("leaves", ())),
-        revokes=tuple(SessionId(UUID(v)) for v in raw.get("revokes", ())),
-        redacts=tuple(raw.get("redacts", ())),
-    )
-
-
-def _event(row: Sequence[object] | object) -> StoredEvent:
-    position, tenant, kind, topic, type_, at, data, control = row  # type: ignore[misc]
+def _event(row: asyncpg.Record) -> StoredEvent:
+    position, tenant, kind, topic, type_, at, data, control = row
     return StoredEvent(
         position,
         TenantId(tenant),

@@ -78,3 +78,8 @@ def newest_revision() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+def known_revisions() -> list[str]:
+    """Every revision this code has, the newest first. Reads files: blocks."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]

@@ -1,0 +1,29 @@
+"""Why a server ends a connection, and whether the client should come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """``code``: WebSocket close code. ``reconnect_after_ms``: when to come back; None where the same credential
+    will not do."""
+
+    code: int
+    reason: str
+    reconnect_after_ms: int | None = None
+
+
+PROTOCOL_ABUSE = Closing(4400, "too many invalid frames")
+REVOKED = Closing(4401, "session revoked")
+EXPIRED = Closing(4401, "token expired")
+SILENT = Closing(4408, "nothing heard for two heartbeats", 0)
+STALLED = Closing(4408, "nothing read for two heartbeats", 0)
+TOO_MANY = Closing(4429, "too many connections")
+GONE = Closing(1000, "closed by the client")
+
+
+def draining(reconnect_after_ms: int) -> Closing:
+    """The instance goes away; come back after that many milliseconds, which differ so that not all come at once."""
+    return Closing(1012, f'{{"reconnect_after_ms": {reconnect_after_ms}}}', reconnect_after_ms)

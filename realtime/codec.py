@@ -1,0 +1,133 @@
+"""Bytes: cursors, envelopes, WebSocket frames, SSE blocks and hints. No I/O, no state."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import orjson
+
+from domain.ids import TenantId
+from domain.log import StoredEvent, Topic, TopicKind, decode_control, encode_control, rfc3339
+
+Wire = Literal["ws", "sse"]
+
+_CURSOR = struct.Struct(">BQQ")
+_CHECK = struct.Struct(">H")
+_CURSOR_VERSION = 1
+_CURSOR_CHARS = 26  # 19 bytes in base64 without padding
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the log: everything up to and including ``position`` has been read. Clients see it as opaque text."""
+
+    epoch: int
+    position: int
+
+
+class CursorInvalid(ValueError):
+    """The text is not a cursor that any instance ever gave out."""
+
+
+def encode_cursor(epoch: int, position: int) -> str:
+    """26 characters that are safe in a URL, a header and JSON."""
+    body = _CURSOR.pack(_CURSOR_VERSION, epoch, position)
+    return urlsafe_b64encode(body + _CHECK.pack(zlib.crc32(body) & 0xFFFF))[:_CURSOR_CHARS].decode()
+
+
+def decode_cursor(text: str) -> Cursor:
+    """The reverse of :func:`encode_cursor`. Raises :class:`CursorInvalid` for anything else."""
+    if len(text) != _CURSOR_CHARS or not text.isascii():
+        raise CursorInvalid(text)
+    try:
+        raw = urlsafe_b64decode(text + "==")
+    except ValueError as error:
+        raise CursorInvalid(text) from error
+    if len(raw) != 19 or _CHECK.pack(zlib.crc32(raw[:17]) & 0xFFFF) != raw[17:]:
+        raise CursorInvalid(text)
+    version, epoch, position = _CURSOR.unpack(raw[:17])
+    if version != _CURSOR_VERSION or encode_cursor(epoch, position) != text:
+        raise CursorInvalid(text)
+    return Cursor(epoch, position)
+
+
+def encode_envelope(cursor: str | None, type_: str, topic: Topic, at: datetime, data: bytes) -> bytes:
+    """The one shape in which an event reaches a client, on every transport."""
+    place = b'"' + cursor.encode() + b'"' if cursor is not None else b"null"
+    return b'{"cursor":%b,"type":"%b","topic":{"kind":"%b","id":"%b"},"at":"%b","data":%b}' % (
+        place,
+        type_.encode(),
+        topic.kind.label.encode(),
+        str(topic.id).encode(),
+        rfc3339(at).encode(),
+        data,
+    )
+
+
+def ws_frame(payload: bytes) -> bytes:
+    """An unmasked, final text frame (RFC 6455, 5.2), as a server sends it."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+WS_PING = b"\x89\x00"  # a ping frame without payload
+
+
+def sse_block(payload: bytes, event: str, cursor: str | None) -> bytes:
+    """One event of a stream (WHATWG HTML, 9.2). ``payload`` is one line of JSON. Without a cursor, no ``id:``."""
+    place = b"id: %b\n" % cursor.encode() if cursor else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (place, event.encode(), payload)
+
+
+def frame(wire: Wire, payload: bytes, event: str, cursor: str | None) -> bytes:
+    """``payload`` as the given wire carries it."""
+    return ws_frame(payload) if wire == "ws" else sse_block(payload, event, cursor)
+
+
+def encode_hint(events: Iterable[StoredEvent]) -> bytes:
+    """A batch of committed events, for other instances. See :func:`decode_hint`."""
+    return orjson.dumps(
+        [
+            (
+                e.position,
+                e.tenant,
+                int(e.topic.kind),
+                e.topic.id,
+                e.type,
+                e.at,
+                e.data.decode(),
+                encode_control(e.control),
+            )
+            for e in events
+        ]
+    )
+
+
+def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
+    """The reverse of :func:`encode_hint`. Raises ValueError for anything else."""
+    try:
+        return [
+            StoredEvent(
+                position,
+                TenantId(UUID(tenant)),
+                Topic(TopicKind(kind), UUID(topic)),
+                type_,
+                datetime.fromisoformat(at),
+                data.encode(),
+                decode_control(control),
+            )
+            for position, tenant, kind, topic, type_, at, data, control in orjson.loads(payload)
+        ]
+    except (TypeError, KeyError) as error:
+        raise ValueError("not a hint") from error

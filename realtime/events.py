@@ -1,0 +1,164 @@
+"""The catalogue of durable events, and an event as the core holds it: encoded once, shared by all its receivers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
+from uuid import UUID
+
+import orjson
+from pydantic import Field
+
+from domain.log import Control, StoredEvent
+from domain.resources import Message, Resource, Role, SharedConversation, Time, User
+from realtime.codec import Wire, encode_cursor, encode_envelope, sse_block, ws_frame
+
+Group = Literal["messages", "notifications", "feed", "always"]
+"""What a client selects with ``?topics=``; ``always`` cannot be left out."""
+
+
+class MessageChanged(Message):
+    """``message.created`` and ``message.updated`` carry the message without what differs by receiver."""
+
+
+class MessageDeleted(Resource):
+    conversation_id: UUID
+    seq: int
+    deleted_at: Time
+
+
+class ReactionChanged(Resource):
+    conversation_id: UUID
+    seq: int
+    emoji: str
+    user_id: UUID
+
+
+class Receipt(Resource):
+    """Everything up to ``seq`` has been delivered to, or read by, ``user_id``."""
+
+    conversation_id: UUID
+    user_id: UUID
+    seq: int
+
+
+class MemberChanged(Resource):
+    conversation_id: UUID
+    user: User
+    role: Role
+
+
+class SessionRevoked(Resource):
+    session_id: UUID
+    reason: str
+
+
+CATALOGUE: dict[str, tuple[type[Resource], Group]] = {
+    "message.created": (MessageChanged, "messages"),
+    "message.updated": (MessageChanged, "messages"),
+    "message.deleted": (MessageDeleted, "messages"),
+    "reaction.added": (ReactionChanged, "messages"),
+    "reaction.removed": (ReactionChanged, "messages"),
+    "receipt.delivered": (Receipt, "messages"),
+    "receipt.read": (Receipt, "messages"),
+    "conversation.created": (SharedConversation, "messages"),
+    "conversation.updated": (SharedConversation, "messages"),
+    "member.added": (MemberChanged, "messages"),
+    "member.removed": (MemberChanged, "messages"),
+    "member.updated": (MemberChanged, "messages"),
+    "session.revoked": (SessionRevoked, "always"),
+}
+
+LIVE_ONLY: dict[str, Group] = {
+    "typing.started": "messages",
+    "typing.stopped": "messages",
+    "presence.changed": "always",
+}
+
+GROUPS: tuple[Group, ...] = get_args(Group)
+EventType = Annotated[str, Field(json_schema_extra={"enum": [*CATALOGUE, *LIVE_ONLY]})]
+
+
+def group_of(type_: str) -> Group:
+    """The group of an event type. Types this version does not know (a newer instance wrote them) reach everyone."""
+    entry = CATALOGUE.get(type_)
+    return entry[1] if entry else "always"
+
+
+class Event:
+    """An event of the log, encoded. Immutable to its users; shared by every session, so never changed per receiver.
+
+    The envelope is built once; the WebSocket frame and the SSE block are built at the first need and kept with it.
+    """
+
+    __slots__ = ("_sse", "_ws", "control", "cursor", "envelope", "group", "position", "topic", "type")
+
+    def __init__(self, stored: StoredEvent, epoch: int) -> None:
+        self.position = stored.position
+        self.topic = stored.topic.key
+        self.type = stored.type
+        self.group = group_of(stored.type)
+        self.control: Control = stored.control
+        self.cursor = encode_cursor(epoch, stored.position)
+        self.envelope = encode_envelope(self.cursor, stored.type, stored.topic, stored.at, stored.data)
+        self._ws: bytes | None = None
+        self._sse: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes kept for it, about: the envelope, and again for an encoding."""
+        return 2 * len(self.envelope) + 300
+
+    def encoded(self, wire: Wire) -> bytes:
+        """The event as one complete frame or block."""
+        if wire == "ws":
+            if self._ws is None:
+                self._ws = ws_frame(self.envelope)
+            return self._ws
+        if self._sse is None:
+            self._sse = sse_block(self.envelope, self.type, self.cursor)
+        return self._sse
+
+    def redact(self) -> None:
+        """Withdraws the text of a message from this copy, as the stored one was redacted."""
+        envelope: dict[str, Any] = orjson.loads(self.envelope)
+        envelope["data"].update(REDACTED)
+        self.envelope = orjson.dumps(envelope)
+        self._ws = self._sse = None
+
+
+#: What a redacted message event says in place of the text. Storage writes the same fields.
+REDACTED: dict[str, object] = {"body": None, "attachments": [], "reactions": []}
+
+
+class Chunk:
+    """Consecutive events of one topic out of one batch: joined once a wire, written once a session."""
+
+    __slots__ = ("_encoded", "_filtered", "events", "first", "size")
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self.first = events[0].position
+        self.size = sum(len(e.envelope) for e in events)
+        self._encoded: dict[Wire, bytes] = {}
+        self._filtered: dict[frozenset[Group], Chunk | None] | None = None
+
+    def encoded(self, wire: Wire) -> bytes:
+        data = self._encoded.get(wire)
+        if data is None:
+            data = self._encoded[wire] = b"".join([e.encoded(wire) for e in self.events])
+        return data
+
+    def only(self, groups: frozenset[Group]) -> Chunk | None:
+        """The part of it in ``groups``; None where nothing is left."""
+        if self._filtered is None:
+            self._filtered = {}
+        if groups not in self._filtered:
+            kept = [e for e in self.events if e.group in groups]
+            self._filtered[groups] = self if len(kept) == len(self.events) else Chunk(kept) if kept else None
+        return self._filtered[groups]
+
+
+def encode_events(events: Sequence[Event], wire: Wire) -> bytes:
+    """Events in the order given, as one run of bytes."""
+    return b"".join([e.encoded(wire) for e in events])

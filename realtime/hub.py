@@ -1,0 +1,482 @@
+"""The hub: moves every session of this instance along the log.
+
+One batch after another, in the order of the log, the hub opens and closes topics as the events say, offers each event
+to the sessions that may see it, and lets each session write once a turn of the loop. ``position`` is how far it has
+come; it stands still while the instance is not fresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from domain.ids import SessionId, TenantId, UserId
+from domain.log import View
+from realtime.codec import WS_PING, Cursor, CursorInvalid, Wire, decode_cursor, encode_cursor, frame
+from realtime.events import Chunk, Event, Group, encode_events
+from realtime.log import LogReader, LogSource
+from realtime.session import Follower, Poll, Session, Transport
+from realtime.views import Subscribers, UserView, window
+
+logger = structlog.get_logger(__name__)
+
+
+class HubMetrics(Protocol):
+    """What the hub counts."""
+
+    def catch_up(self, source: str, events: int) -> None: ...
+
+    def dispatched(self, events: int) -> None: ...
+
+    def fell_behind(self) -> None: ...
+
+
+class ViewLoader(Protocol):
+    """Loads what users may read; gathers the users asked for at once into one query."""
+
+    async def __call__(self, key: tuple[TenantId, UserId]) -> View: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HubLimits:
+    heartbeat: float = 25.0  # seconds
+    queue_bytes: int = 256 * 1024  # a session's, before it turns to reading the log
+    dispatch: int = 1000  # events a step
+    flush: int = 500  # sessions a step
+    idle_views: int = 5000
+    idle_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a session starts: at ``position``, after a resync where ``resync`` names a reason."""
+
+    position: int
+    presented: str
+    resync: str | None = None
+
+
+class NotFresh(Exception):
+    """The log cannot be read now, so no session can begin."""
+
+
+class Hub:
+    """All sessions of one instance."""
+
+    def __init__(
+        self,
+        reader: LogReader,
+        source: LogSource,
+        load_view: ViewLoader,
+        metrics: HubMetrics,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        spawn: Callable[[Coroutine[object, object, None]], None],
+        limits: HubLimits | None = None,
+    ) -> None:
+        self._reader = reader
+        self._source = source
+        self._load_view = load_view
+        self._metrics = metrics
+        self._limits = limits or HubLimits()
+        self._views: dict[UserId, UserView] = {}
+        self._idle: OrderedDict[UserId, UserView] = OrderedDict()
+        self._topics = Subscribers()
+        self._followers: dict[Follower, None] = {}
+        self._dirty: list[Session] = []
+        self._flush_at = 0
+        self._flush_scheduled = False
+        self._pump_scheduled = False
+        self._joined: dict[tuple[int | str, ...], bytes] = {}
+        self._beats: dict[tuple[Wire, int], bytes] = {}
+        self._moved: asyncio.Future[None] | None = None
+        self._became_fresh = asyncio.Event()
+        self.clock = clock
+        self.wall = wall
+        self.spawn = spawn
+        self.queue_bytes = self._limits.queue_bytes
+        self.heartbeat = self._limits.heartbeat
+        self.position = 0
+        self.revoked: Callable[[Iterable[SessionId]], None] = lambda sign_ins: None
+        """Called with the sign-ins an event ended, whether they have a session here or not."""
+
+    def start(self) -> None:
+        """Joins the reader, which has started."""
+        self.position = self._reader.position
+        self._reader.applied = self._applied
+        self._reader.became_fresh = self._fresh_again
+        self._reader.lost = self._lost
+
+    # The log moves.
+
+    @property
+    def epoch(self) -> int:
+        return self._reader.epoch
+
+    @property
+    def floor(self) -> int:
+        return self._reader.floor
+
+    @property
+    def fresh(self) -> bool:
+        return self._reader.fresh
+
+    def _applied(self) -> None:
+        if self._reader.fresh:
+            self.pump()
+
+    def _fresh_again(self) -> None:
+        self._became_fresh.set()
+        self._became_fresh.clear()
+        self.pump()
+        for follower in list(self._followers):
+            if isinstance(follower, Session):
+                self.want_flush(follower)
+
+    def pump(self) -> None:
+        """Dispatches what has been read, some events at a time, so that a long backlog does not hold up the loop."""
+        ring = self._reader.ring
+        if self.position < ring.floor:
+            # More came at once than memory holds: everyone reads it from the stored log.
+            self._skip_to(ring.last)
+            return
+        batch = ring.slice(self.position, self._limits.dispatch)
+        if batch:
+            self._dispatch(batch)
+        if self.position < ring.last and not self._pump_scheduled:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._pump_scheduled = False
+        if self._reader.fresh:
+            self.pump()
+
+    def _dispatch(self, batch: Sequence[Event]) -> None:
+        groups: dict[bytes, list[Event]] = {}
+        for event in batch:
+            if event.control:
+                self._deliver(groups)
+                groups = {}
+                self._deliver_control(event)
+                self.position = event.position
+            else:
+                events = groups.get(event.topic)
+                if events is None:
+                    groups[event.topic] = [event]
+                else:
+                    events.append(event)
+        self._deliver(groups)
+        self.position = batch[-1].position
+        self._metrics.dispatched(len(batch))
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
+
+    def _deliver(self, groups: dict[bytes, list[Event]]) -> None:
+        for topic, events in groups.items():
+            views = self._topics.of(topic)
+            if views:
+                chunk = Chunk(events)
+                for view in views:
+                    for follower in view.sessions:
+                        follower.offer(chunk)
+
+    def _deliver_control(self, event: Event) -> None:
+        """Joiners receive the event and what follows, leavers receive it and nothing after it."""
+        control = event.control
+        for user in control.joins:
+            view = self._views.get(user)
+            if view is not None and view.apply_join(event):
+                self._topics.add(event.topic, view)
+        if control.redacts:
+            self._reader.ring.redact(control.redacts)
+        self._deliver({event.topic: [event]})
+        for user in control.leaves:
+            view = self._views.get(user)
+            if view is not None and view.apply_leave(event):
+                self._topics.remove(event.topic, view)
+        if control.revokes:
+            self.revoked(control.revokes)
+            for view in self._topics.of(event.topic):
+                for follower in list(view.sessions):
+                    if follower.sign_in in control.revokes:
+                        follower.revoked()
+
+    def _skip_to(self, position: int) -> None:
+        """Sends every session to the stored log, from which its view is loaded anew when it comes back."""
+        logger.warning("hub.skipped", had=self.position, to=position)
+        self._end_all()
+        self.position = position
+
+    def _lost(self) -> None:
+        """The log is another one, or lost its end: every client comes back and is told to resync."""
+        self._end_all()
+        self.position = self._reader.position
+
+    def _end_all(self) -> None:
+        for n, follower in enumerate(list(self._followers)):
+            follower.drain(100 + n % 1000)
+        self._views.clear()
+        self._idle.clear()
+        self._topics = Subscribers()
+
+    # Writing.
+
+    def want_flush(self, session: Session) -> None:
+        """Has the session write at the end of this turn of the loop."""
+        self._dirty.append(session)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        dirty = self._dirty
+        end = min(self._flush_at + self._limits.flush, len(dirty))
+        for n in range(self._flush_at, end):
+            dirty[n].flush()
+        if end < len(dirty):
+            self._flush_at = end
+            asyncio.get_running_loop().call_soon(self._flush)
+            return
+        self._dirty = []
+        self._flush_at = 0
+        self._flush_scheduled = False
+        self._joined.clear()
+
+    def joined(self, chunks: Sequence[Chunk], wire: Wire) -> bytes:
+        """Chunks as one run of bytes in the order of the log; sessions with the same chunks share it."""
+        if len(chunks) == 1:
+            return chunks[0].encoded(wire)
+        key = (wire, *map(id, chunks))
+        data = self._joined.get(key)
+        if data is None:
+            events = sorted((e for chunk in chunks for e in chunk.events), key=lambda e: e.position)
+            data = self._joined[key] = encode_events(events, wire)
+        return data
+
+    def heartbeat_frame(self, wire: Wire, position: int) -> bytes:
+        """A heartbeat at that place, with a protocol ping where the wire has one."""
+        data = self._beats.get((wire, position))
+        if data is None:
+            cursor = encode_cursor(self.epoch, position)
+            data = frame(wire, b'{"type":"heartbeat","cursor":"%b"}' % cursor.encode(), "heartbeat", cursor)
+            if wire == "ws":
+                data += WS_PING
+            if len(self._beats) > 100:
+                self._beats.clear()
+            self._beats[wire, position] = data
+        return data
+
+    def live(
+        self, topic: bytes, payload: bytes, type_: str, group: Group, skip: UserId | None = None
+    ) -> None:
+        """Offers an event that is not in the log to whoever has the topic open now."""
+        for view in self._topics.of(topic):
+            if view.user != skip:
+                for follower in view.sessions:
+                    follower.offer_live(payload, type_, group)
+
+    def fell_behind(self) -> None:
+        self._metrics.fell_behind()
+
+    # Sessions begin and end.
+
+    async def place(self, presented: str | None) -> Place:
+        """Where a session with that cursor starts. Raises :class:`NotFresh` where the log cannot be read now."""
+        if not self.fresh:
+            await self._try_fresh()
+        now = encode_cursor(self.epoch, self.position)
+        if presented is None:
+            return Place(self.position, now)
+        try:
+            cursor = decode_cursor(presented)
+        except CursorInvalid:
+            return Place(self.position, now, "cursor_invalid")
+        if cursor.epoch == self.epoch and cursor.position > self.position:
+            await self._reach(cursor)
+        if cursor.epoch != self.epoch or cursor.position > self.position:
+            return Place(self.position, encode_cursor(self.epoch, self.position), "epoch_changed")
+        if cursor.position < self.floor:
+            return Place(self.position, encode_cursor(self.epoch, self.position), "cursor_expired")
+        return Place(cursor.position, presented)
+
+    async def _reach(self, cursor: Cursor) -> None:
+        """A cursor from an instance that is a moment ahead of this one is good; wait for what it has seen."""
+        try:
+            if await self._reader.confirm(cursor.position):
+                await self.reached(cursor.position, 2.0)
+        except Exception as error:
+            raise NotFresh from error
+
+    async def _try_fresh(self) -> None:
+        try:
+            await self._reader.read_head()
+        except Exception as error:
+            raise NotFresh from error
+        if not self.fresh:
+            raise NotFresh
+
+    async def view(self, tenant: TenantId, user: UserId) -> UserView:
+        """The user's view, exact as of :attr:`position`. Raises :class:`NotFresh`, and what loading it raises."""
+        while True:
+            known = self._views.get(user)
+            if known is not None:
+                self._idle.pop(user, None)
+                if not known.sessions:
+                    known.idle_since = self.clock()
+                    self._idle[user] = known
+                return known
+            loaded = await self._load_view((tenant, user))
+            if not await self.reached(loaded.head, 2.0):
+                raise NotFresh
+            ring = self._reader.ring
+            if user in self._views or loaded.head < ring.floor < self.position:
+                continue
+            view = UserView(tenant, loaded)
+            view.catch_up(ring.controls(loaded.head, self.position))
+            self._views[user] = view
+            for topic in view.open:
+                self._topics.add(topic, view)
+            view.idle_since = self.clock()
+            self._idle[user] = view
+            return view
+
+    async def reached(self, position: int, seconds: float) -> bool:
+        """Waits until everything up to ``position`` was dispatched. False where it took longer."""
+        deadline = self.clock() + seconds
+        while self.position < position:
+            if self._moved is None or self._moved.done():
+                self._moved = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait_for(asyncio.shield(self._moved), max(0.0, deadline - self.clock()))
+            except TimeoutError:
+                return self.position >= position
+        return True
+
+    def open(
+        self,
+        view: UserView,
+        transport: Transport,
+        place: Place,
+        *,
+        sign_in: SessionId,
+        expires_at: float,
+        groups: frozenset[Group] | None,
+    ) -> Session:
+        """A session on ``transport``. Greet it, start it, and :meth:`Session.detach` it when it is gone."""
+        session = Session(
+            self,
+            view,
+            transport,
+            sign_in=sign_in,
+            expires_at=expires_at,
+            groups=groups,
+            position=place.position,
+        )
+        self._attach(session, view)
+        return session
+
+    def poll(
+        self, view: UserView, *, sign_in: SessionId, expires_at: float, groups: frozenset[Group] | None
+    ) -> Poll:
+        """A poll on ``view``; :meth:`detach` it when it is answered."""
+        poll = Poll(self, view, sign_in=sign_in, expires_at=expires_at, groups=groups)
+        self._attach(poll, view)
+        return poll
+
+    def _attach(self, follower: Session | Poll, view: UserView) -> None:
+        current = self._views.setdefault(view.user, view)
+        assert current is view, "take the view, and open the session, without waiting in between"
+        view.sessions.append(follower)
+        self._idle.pop(view.user, None)
+        self._followers[follower] = None
+
+    def detach(self, follower: Session | Poll) -> None:
+        """Forgets it. Its view stays a while, for the next connection of the same user."""
+        if follower in self._followers:
+            del self._followers[follower]
+            view = follower.view
+            view.sessions.remove(follower)
+            if not view.sessions and self._views.get(view.user) is view:
+                view.idle_since = self.clock()
+                self._idle[view.user] = view
+
+    def __len__(self) -> int:
+        return len(self._followers)
+
+    # Reading.
+
+    def in_memory(self, after: int) -> bool:
+        """Whether memory holds everything behind ``after``."""
+        return after >= self._reader.ring.floor
+
+    def read_memory(self, view: UserView, after: int, upto: int, limit: int) -> tuple[list[Event], int]:
+        """What the view may see of ``after < position <= upto``: ``limit`` events at most, and how far they reach."""
+        ring = self._reader.ring
+        events: list[Event] = []
+        for topic, start, end in view.spans(after, upto):
+            events.extend(ring.topic(topic, start, end, limit))
+        events.sort(key=lambda e: e.position)
+        reached = upto
+        if len(events) >= limit:
+            events = events[:limit]
+            reached = events[-1].position
+        self._metrics.catch_up("memory", len(events))
+        return events, reached
+
+    async def read_stored(self, view: UserView, after: int, limit: int) -> tuple[list[Event], int]:
+        """The same from the stored log, up to the position of the call. Raises as the source does."""
+        upto = self.position
+        windows = [window(*span) for span in view.spans(after, upto)]
+        stored = await self._source.windows(windows, after, upto, limit)
+        events = [Event(e, self.epoch) for e in stored]
+        self._metrics.catch_up("database", len(events))
+        return events, events[-1].position if len(events) == limit else upto
+
+    async def until_fresh(self) -> None:
+        """Waits until events may be written (I9)."""
+        while not self.fresh:
+            await self._became_fresh.wait()
+
+    async def pause(self) -> None:
+        """A moment, before something that failed or was full is tried again."""
+        await asyncio.sleep(0.05)
+
+    # Time passes.
+
+    async def run(self) -> None:
+        """Heartbeats, expiry and tidying up, until cancelled."""
+        while True:
+            await asyncio.sleep(min(0.5, self.heartbeat / 4))
+            self.beat()
+
+    def beat(self) -> None:
+        now, wall = self.clock(), self.wall()
+        for follower in list(self._followers):
+            follower.beat(now, wall)
+        while self._idle:
+            user, view = next(iter(self._idle.items()))
+            if (
+                len(self._idle) <= self._limits.idle_views
+                and now - view.idle_since < self._limits.idle_seconds
+            ):
+                return
+            del self._idle[user]
+            del self._views[user]
+            for topic in view.open:
+                self._topics.remove(topic, view)
+
+    async def drain(self, *, batch: int, pause: float, reconnect_after_ms: Callable[[], int]) -> None:
+        """Sends every session away, ``batch`` at a time, each with its own time to come back (I10)."""
+        while self._followers:
+            for follower in list(self._followers)[:batch]:
+                follower.drain(reconnect_after_ms())
+                if isinstance(follower, Poll):
+                    self.detach(follower)
+            await asyncio.sleep(pause)

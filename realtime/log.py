@@ -1,0 +1,257 @@
+"""Following the log: hints are the fast way, the stored log is the truth, and the difference between them is healed."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from domain.ids import TenantId, UserId
+from domain.log import StoredEvent, View, Window
+from realtime.events import Event
+from realtime.ring import Ring
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest position, the log's epoch, and the newest position that is past retention."""
+
+    position: int
+    epoch: int
+    floor: int
+
+
+class LogSource(Protocol):
+    """The stored log. Every call may raise, and has a time limit of its own."""
+
+    async def head(self) -> Head: ...
+
+    async def range(self, after: int, upto: int, limit: int) -> Sequence[StoredEvent]:
+        """Events with ``after < position <= upto``, oldest first and without holes, at most ``limit``."""
+
+    async def windows(
+        self, windows: Sequence[Window], after: int, upto: int, limit: int
+    ) -> Sequence[StoredEvent]:
+        """Of those, the ones inside ``windows``."""
+
+    async def views(self, users: Sequence[tuple[TenantId, UserId]]) -> dict[UserId, View]:
+        """What users may read, all as of one snapshot."""
+
+
+class LogMetrics(Protocol):
+    """What the reader counts."""
+
+    def gap_healed(self, events: int) -> None: ...
+
+    def log_read(self, position: int, lag_seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogTiming:
+    """Seconds. ``poll``: how often the head is read, hints or not, which bounds delivery without Redis. ``gap``: how
+    long a hole may wait for its hint. ``stale``: without a reading of the head for this long nothing is written to
+    anyone (I9). ``source``: how long one reading may take."""
+
+    poll: float = 0.2
+    gap: float = 0.015
+    stale: float = 1.0
+    source: float = 2.0
+
+
+class LogReader:
+    """One instance's place in the log.
+
+    Guarantees: ``applied`` is called with batches that are dense and in order, each position once, whatever is lost,
+    repeated or reordered among the hints. ``fresh`` is true only while the log was read up to its head less than
+    ``stale`` seconds ago, by the clock that also runs while the process is stopped.
+    """
+
+    PAGE = 2000
+
+    def __init__(
+        self,
+        source: LogSource,
+        ring: Ring,
+        metrics: LogMetrics,
+        clock: Callable[[], float],
+        timing: LogTiming | None = None,
+    ) -> None:
+        self._source = source
+        self._clock = clock
+        self._metrics = metrics
+        self._timing = timing or LogTiming()
+        self.ring = ring
+        self.epoch = 0
+        self.floor = 0
+        self._fresh_until = float("-inf")
+        self._early: list[tuple[int, int, Sequence[StoredEvent]]] = []
+        self._early_count = 0
+        self._gap = asyncio.Event()
+        self._poll_now = asyncio.Event()
+        self._moved: asyncio.Future[None] | None = None
+        self._reading = asyncio.Lock()
+        self.applied: Callable[[], None] = lambda: None
+        self.became_fresh: Callable[[], None] = lambda: None
+        self.lost: Callable[[], None] = lambda: None
+        """Called where positions this instance had read are gone: the log was restored or replaced."""
+
+    @property
+    def position(self) -> int:
+        """Everything up to here has been read."""
+        return self.ring.last
+
+    @property
+    def fresh(self) -> bool:
+        return self._clock() < self._fresh_until
+
+    async def start(self, warm: int) -> None:
+        """Reads the head, and the newest ``warm`` events into the ring."""
+        head = await self._source.head()
+        self.epoch, self.floor = head.epoch, head.floor
+        self.ring.clear(max(head.floor, head.position - warm))
+        await self._read_to(head.position)
+        self._fresh_until = self._clock() + self._timing.stale
+
+    async def run(self) -> None:
+        """Follows the log until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._poll_forever())
+            tasks.create_task(self._heal_forever())
+
+    def offer(self, events: Sequence[StoredEvent]) -> None:
+        """Takes a dense batch from a hint or from this instance's own commit; late, early or repeated."""
+        if not events or events[-1].position <= self.position:
+            return
+        if events[0].position > self.position + 1:
+            if len(self._early) < 10_000:
+                self._early_count += 1
+                heapq.heappush(self._early, (events[0].position, self._early_count, events))
+            self._gap.set()
+            return
+        self._apply(events)
+
+    def poke(self) -> None:
+        """Asks for a reading of the head now: something may have been missed."""
+        self._poll_now.set()
+
+    def _apply(self, events: Sequence[StoredEvent]) -> None:
+        self._append(events)
+        while self._early and self._early[0][0] <= self.position + 1:
+            self._append(heapq.heappop(self._early)[2])
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
+        self.applied()
+
+    def _append(self, events: Sequence[StoredEvent]) -> None:
+        expected, epoch, append = self.position, self.epoch, self.ring.append
+        for event in events:
+            if event.position > expected:
+                append(Event(event, epoch))
+
+    async def reached(self, position: int, seconds: float) -> bool:
+        """Waits until everything up to ``position`` has been read. False where it took longer."""
+        deadline = self._clock() + seconds
+        while self.position < position:
+            if self._moved is None or self._moved.done():
+                self._moved = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait_for(asyncio.shield(self._moved), max(0.0, deadline - self._clock()))
+            except TimeoutError:
+                return self.position >= position
+        return True
+
+    async def confirm(self, position: int) -> bool:
+        """Whether ``position`` exists, by the stored head where it was not seen here. Raises as the source does."""
+        if position <= self.position:
+            return True
+        await self.read_head()
+        return position <= self.position
+
+    async def _poll_forever(self) -> None:
+        while True:
+            try:
+                await self.read_head()
+            except Exception as error:
+                logger.warning("log.unreadable", error=type(error).__name__)
+            self._poll_now.clear()
+            try:
+                await asyncio.wait_for(self._poll_now.wait(), self._timing.poll)
+            except TimeoutError:
+                pass
+
+    async def read_head(self) -> None:
+        """Reads the head and everything up to it; afterwards the instance is fresh."""
+        started = self._clock()
+        head = await asyncio.wait_for(self._source.head(), self._timing.source)
+        # A position that was seen had been committed, so a head below it is another log.
+        if head.epoch != self.epoch or (head.position < self.position and await self._really_lost()):
+            self._start_over(head)
+        self.floor = head.floor
+        if head.position > self.position and not await self.reached(head.position, self._timing.gap):
+            await self._read_to(head.position)
+        was_fresh = self.fresh
+        self._fresh_until = started + self._timing.stale
+        self._metrics.log_read(self.position, self._clock() - started)
+        if not was_fresh and self.fresh:
+            self.became_fresh()
+
+    async def _really_lost(self) -> bool:
+        """The head may have been read before the newest hint was: only a second reading that is still behind counts."""
+        position = self.position
+        head = await asyncio.wait_for(self._source.head(), self._timing.source)
+        return head.position < position
+
+    def _start_over(self, head: Head) -> None:
+        logger.error("log.replaced", had=self.position, has=head.position)
+        self.epoch = head.epoch
+        self._early.clear()
+        self.ring.clear(head.position)
+        self.lost()
+
+    async def _heal_forever(self) -> None:
+        while True:
+            await self._gap.wait()
+            self._gap.clear()
+            if not self._early:
+                continue
+            upto = self._early[0][0] - 1
+            if await self.reached(upto, self._timing.gap):
+                if self._early:
+                    self._gap.set()
+                continue
+            try:
+                await self._read_to(upto)
+            except Exception as error:
+                logger.warning("log.unreadable", error=type(error).__name__)
+                await asyncio.sleep(self._timing.poll)
+            if self._early:
+                self._gap.set()
+
+    async def _read_to(self, upto: int) -> None:
+        """Reads from the stored log what no hint brought."""
+        async with self._reading:
+            healed = 0
+            while self.position < upto:
+                after = self.position
+                page = await asyncio.wait_for(
+                    self._source.range(after, upto, self.PAGE), self._timing.source * 5
+                )
+                if not page:
+                    # Dropped by retention while this instance was away: what is missing can be read by nobody.
+                    logger.error("log.hole", after=after, upto=upto)
+                    self.ring.clear(upto)
+                    self.lost()
+                    return
+                if page[0].position > self.position + 1 and page[0].position > after + 1:
+                    self.ring.clear(page[0].position - 1)
+                    self.lost()
+                healed += len(page)
+                self._apply(page)
+            if healed:
+                self._metrics.gap_healed(healed)

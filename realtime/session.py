@@ -1,0 +1,418 @@
+"""A session: a cursor into the log, moved forward over one transport.
+
+Pushing is only the fast way to read the log. A session that is new, slow or was cut off reads it at its own pace, and
+is pushed to again once it has caught up. What it is sent is strictly increasing by position, without a gap in what its
+user may see (I2); what waits for it is bounded (I8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import orjson
+
+from domain.ids import SessionId
+from realtime.closing import EXPIRED, REVOKED, SILENT, STALLED, Closing, draining
+from realtime.codec import Wire, encode_cursor, frame
+from realtime.events import Chunk, Event, Group, encode_events
+
+if TYPE_CHECKING:
+    from realtime.hub import Hub
+    from realtime.views import UserView
+
+
+class Transport(Protocol):
+    """The least a transport can do. No method waits or raises, also on a connection that is gone."""
+
+    wire: Wire
+
+    def write(self, data: bytes) -> None:
+        """Sends whole frames or blocks, in the order of the calls."""
+
+    def buffered(self) -> int:
+        """Bytes the peer's kernel has not taken yet."""
+
+    def close(self, closing: Closing) -> None:
+        """Begins to end the connection, telling the peer why. What was written before goes out first."""
+
+    def heard_at(self) -> float | None:
+        """When the peer last gave a sign of life, by the hub's clock; None where the transport has no such signs."""
+
+
+class Follower(Protocol):
+    """Whatever a view's events are offered to: a :class:`Session`, or a poll that waits."""
+
+    sign_in: SessionId
+    expires_at: float
+
+    def offer(self, chunk: Chunk) -> None: ...
+
+    def offer_live(self, payload: bytes, type_: str, group: Group) -> None: ...
+
+    def revoked(self) -> None: ...
+
+    def beat(self, now: float, wall: float) -> None: ...
+
+    def drain(self, reconnect_after_ms: int) -> None: ...
+
+
+class State(Enum):
+    LIVE = 1  # pushed to
+    BEHIND = 2  # reading the log
+    CLOSED = 3
+
+
+class Session:
+    """One WebSocket or SSE connection."""
+
+    PAGE = 200  # events a step of catching up
+
+    __slots__ = (
+        "_bytes",
+        "_control",
+        "_due",
+        "_flushing",
+        "_groups",
+        "_hub",
+        "_pending",
+        "_position",
+        "_warned",
+        "expires_at",
+        "sign_in",
+        "state",
+        "transport",
+        "view",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        view: UserView,
+        transport: Transport,
+        *,
+        sign_in: SessionId,
+        expires_at: float,
+        groups: frozenset[Group] | None,
+        position: int,
+    ) -> None:
+        self._hub = hub
+        self._groups = groups
+        self._position = position
+        self._pending: list[Chunk] = []
+        self._control: list[bytes] = []
+        self._bytes = 0
+        self._flushing = False
+        self._due = hub.clock() + hub.heartbeat
+        self._warned = False
+        self.view = view
+        self.transport = transport
+        self.sign_in = sign_in
+        self.expires_at = expires_at
+        self.state = State.BEHIND
+
+    # What the hub calls.
+
+    def offer(self, chunk: Chunk) -> None:
+        """Takes events of the batch that is being dispatched. Sent with everything else of this turn of the loop."""
+        if self.state is not State.LIVE:
+            return
+        if self._groups is not None:
+            kept = chunk.only(self._groups)
+            if kept is None:
+                return
+            chunk = kept
+        if not self._pending:
+            self._position = chunk.first - 1
+        self._pending.append(chunk)
+        self._bytes += chunk.size
+        if self._bytes > self._hub.queue_bytes:
+            self._fall_behind()
+        elif not self._flushing:
+            self._flushing = True
+            self._hub.want_flush(self)
+
+    def offer_live(self, payload: bytes, type_: str, group: Group) -> None:
+        """Takes an event without a position. The first thing to be shed where the peer is slow."""
+        wanted = self._groups is None or group in self._groups
+        if self.state is State.LIVE and wanted and self.transport.buffered() < self._hub.queue_bytes // 4:
+            self.send_control(payload, type_)
+
+    def send_control(self, payload: bytes, type_: str, cursor: str | None = None) -> None:
+        """Queues a frame that is not an event of the log: a reply, a notice. Leaves with this turn's events."""
+        if self.state is State.CLOSED:
+            return
+        self._control.append(frame(self.transport.wire, payload, type_, cursor))
+        if not self._flushing:
+            self._flushing = True
+            self._hub.want_flush(self)
+
+    def flush(self) -> None:
+        """Writes what was collected in this turn, with one call. Holds events back while the hub is not fresh (I9)."""
+        self._flushing = False
+        if self.state is State.CLOSED:
+            return
+        data = b"".join(self._control) if self._control else b""
+        self._control = []
+        if self._pending and self._hub.fresh:
+            events = self._hub.joined(self._pending, self.transport.wire)
+            data = data + events if data else events
+            self._pending = []
+            self._bytes = 0
+        if data:
+            self.transport.write(data)
+            if self.transport.buffered() > self._hub.queue_bytes:
+                self._fall_behind()
+
+    def revoked(self) -> None:
+        self.flush()
+        self.close(REVOKED)
+
+    def drain(self, reconnect_after_ms: int) -> None:
+        self.flush()
+        self.close(draining(reconnect_after_ms))
+
+    def beat(self, now: float, wall: float) -> None:
+        """What time brings: heartbeats, the token's end, a peer that fell silent."""
+        if self.state is State.CLOSED:
+            return
+        if wall >= self.expires_at:
+            self.flush()
+            self.close(EXPIRED)
+            return
+        if not self._warned and self.expires_at - wall <= 60:
+            self._warned = True
+            self.send_control(
+                b'{"type":"token.expiring","expires_in":%d}' % max(0, round(self.expires_at - wall)),
+                "token.expiring",
+            )
+        if now < self._due:
+            return
+        heard = self.transport.heard_at()
+        if heard is not None and now - heard > 2 * self._hub.heartbeat:
+            self.close(SILENT)
+            return
+        self._due = now + self._hub.heartbeat
+        self.flush()
+        if self.transport.buffered() <= self._hub.queue_bytes:
+            self.transport.write(self._hub.heartbeat_frame(self.transport.wire, self.position))
+
+    def close(self, closing: Closing) -> None:
+        """Ends the session. Nothing is written after this but the close itself."""
+        if self.state is not State.CLOSED:
+            self.detach()
+            self.transport.close(closing)
+
+    def detach(self) -> None:
+        """Forgets the session; the transport is, or will be, gone."""
+        if self.state is not State.CLOSED:
+            self.state = State.CLOSED
+            self._pending = []
+            self._control = []
+            self._hub.detach(self)
+
+    # The cursor.
+
+    @property
+    def position(self) -> int:
+        """Everything up to here that the user may see has been written to the transport."""
+        return self._hub.position if self.state is State.LIVE and not self._pending else self._position
+
+    @property
+    def cursor(self) -> str:
+        return encode_cursor(self._hub.epoch, self.position)
+
+    def renew(self, expires_at: float) -> None:
+        """A new token for the same sign-in."""
+        self.expires_at = expires_at
+        self._warned = False
+
+    def greet(self, hello: dict[str, object], resync: str | None) -> None:
+        """Sends ``hello``, and a resync where the cursor presented is of no use, ahead of everything else."""
+        self._control.append(frame(self.transport.wire, orjson.dumps(hello), "hello", str(hello["cursor"])))
+        if resync is not None:
+            self._control.append(self._resync_frame(resync))
+
+    def _resync_frame(self, reason: str) -> bytes:
+        cursor = encode_cursor(self._hub.epoch, self._position)
+        payload = orjson.dumps({"type": "resync", "reason": reason, "cursor": cursor})
+        return frame(self.transport.wire, payload, "resync", cursor)
+
+    # Catching up.
+
+    def start(self) -> None:
+        """Goes live, at once where memory holds all that is missing and it is little."""
+        self.flush()
+        if self._step_from_memory():
+            return
+        self._hub.spawn(self.catch_up())
+
+    def _fall_behind(self) -> None:
+        """Turns from being pushed to, to reading the log: drops the queue, not the place."""
+        if not self._pending:
+            self._position = self._hub.position
+        self._pending = []
+        self._bytes = 0
+        self.state = State.BEHIND
+        self._hub.fell_behind()
+        self._hub.spawn(self.catch_up())
+
+    def _step_from_memory(self) -> bool:
+        """One page from memory, without waiting. True where the session is live now."""
+        hub = self._hub
+        if not hub.fresh or not hub.in_memory(self._position):
+            return False
+        events, reached = hub.read_memory(self.view, self._position, hub.position, self.PAGE)
+        self._write(events, reached)
+        return self._go_live()
+
+    def _write(self, events: Sequence[Event], reached: int) -> None:
+        if self._groups is not None:
+            events = [e for e in events if e.group in self._groups]
+        if events:
+            self.transport.write(encode_events(events, self.transport.wire))
+        self._position = reached
+
+    def _go_live(self) -> bool:
+        if self.state is State.BEHIND and self._position >= self._hub.position:
+            self.state = State.LIVE
+        return self.state is not State.BEHIND
+
+    async def catch_up(self) -> None:
+        """Reads the log at the peer's pace until there is nothing left to read. Ends live or closed."""
+        while self._behind():
+            if not await self._drained():
+                self.close(STALLED)
+                return
+            await self._hub.until_fresh()
+            if self._behind():
+                await self._step()
+
+    def _behind(self) -> bool:
+        return self.state is State.BEHIND
+
+    async def _step(self) -> None:
+        """One page, from memory or from the stored log."""
+        hub = self._hub
+        if self._position < hub.floor:
+            self._position = hub.position
+            self.transport.write(self._resync_frame("cursor_expired"))
+        if hub.in_memory(self._position):
+            self._step_from_memory()
+            await asyncio.sleep(0)
+            return
+        try:
+            events, reached = await hub.read_stored(self.view, self._position, self.PAGE)
+        except Exception:  # the log cannot be read now; the session keeps its place, and heartbeats go on
+            await hub.pause()
+            return
+        await hub.until_fresh()
+        if self._behind():
+            self._write(events, reached)
+            self._go_live()
+
+    async def _drained(self) -> bool:
+        """Waits until the peer has taken most of what was written. False where it takes nothing for two heartbeats."""
+        buffered = self.transport.buffered()
+        last_progress = self._hub.clock()
+        while buffered > self._hub.queue_bytes // 4 and self.state is State.BEHIND:
+            await self._hub.pause()
+            now_buffered = self.transport.buffered()
+            if now_buffered < buffered:
+                last_progress = self._hub.clock()
+            elif self._hub.clock() - last_progress > 2 * self._hub.heartbeat:
+                return False
+            buffered = now_buffered
+        return True
+
+
+class Poll:
+    """One long poll: a session for the time of a request. It answers from the log, never from what was offered."""
+
+    __slots__ = ("_groups", "_hub", "_wake", "draining", "ended", "expires_at", "sign_in", "view")
+
+    def __init__(
+        self,
+        hub: Hub,
+        view: UserView,
+        *,
+        sign_in: SessionId,
+        expires_at: float,
+        groups: frozenset[Group] | None,
+    ) -> None:
+        self._hub = hub
+        self._groups = groups
+        self._wake: asyncio.Future[None] | None = None
+        self.view = view
+        self.sign_in = sign_in
+        self.expires_at = expires_at
+        self.ended = False
+        """The sign-in ended while the poll waited."""
+        self.draining = False
+
+    def offer(self, chunk: Chunk) -> None:
+        if self._groups is None or chunk.only(self._groups) is not None:
+            self._stir()
+
+    def offer_live(self, payload: bytes, type_: str, group: Group) -> None:
+        """Polls carry no live-only events."""
+
+    def revoked(self) -> None:
+        self.ended = True
+        self._stir()
+
+    def drain(self, reconnect_after_ms: int) -> None:
+        self.draining = True
+        self._stir()
+
+    def beat(self, now: float, wall: float) -> None:
+        if wall >= self.expires_at:
+            self.revoked()
+
+    def _stir(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def read(self, after: int, limit: int) -> tuple[list[Event], int, bool]:
+        """The next events behind ``after``: the events, how far the log was read, and whether there is more.
+
+        Raises what reading the stored log raises.
+        """
+        reached = after
+        while True:
+            upto = self._hub.position
+            if self._hub.in_memory(reached):
+                events, reached = self._hub.read_memory(self.view, reached, upto, limit)
+            else:
+                events, reached = await self._hub.read_stored(self.view, reached, limit)
+            if self._groups is not None:
+                events = [e for e in events if e.group in self._groups]
+            if events:
+                return events, reached, reached < upto and await self._any(reached, upto)
+            if reached >= self._hub.position:
+                return events, reached, False
+
+    async def _any(self, after: int, upto: int) -> bool:
+        """Whether there is anything else to read."""
+        while after < upto:
+            if self._hub.in_memory(after):
+                events, after = self._hub.read_memory(self.view, after, upto, 50)
+            else:
+                events, after = await self._hub.read_stored(self.view, after, 50)
+            if any(self._groups is None or e.group in self._groups for e in events):
+                return True
+        return False
+
+    async def wait(self, seconds: float) -> None:
+        """Waits for something to read, at most ``seconds``. Call it right after a :meth:`read` that gave nothing."""
+        if self.ended or self.draining:
+            return
+        self._wake = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(self._wake, seconds)
+        except TimeoutError:
+            pass
+        finally:
+            self._wake = None

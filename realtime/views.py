@@ -1,0 +1,109 @@
+"""What one user may read of the log, kept exact while the log moves, and shared by all their sessions here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from domain.ids import TenantId
+from domain.log import Topic, TopicKind, View, Window
+from realtime.events import Event
+
+if TYPE_CHECKING:
+    from realtime.session import Follower
+
+
+class UserView:
+    """The topics a user may read: those open now, and past stays that replay still gives.
+
+    Exact as of the hub's position: the hub moves it with every event that opens or closes a topic for the user.
+    """
+
+    __slots__ = ("closed", "idle_since", "open", "sessions", "tenant", "user")
+
+    def __init__(self, tenant: TenantId, loaded: View) -> None:
+        self.tenant = tenant
+        self.user = loaded.user
+        self.open: dict[bytes, int] = {w.topic.key: w.opens for w in loaded.windows if w.closes is None}
+        self.closed: tuple[tuple[bytes, int, int], ...] = tuple(
+            (w.topic.key, w.opens, w.closes) for w in loaded.windows if w.closes is not None
+        )
+        self.sessions: list[Follower] = []
+        self.idle_since = 0.0
+
+    def apply_join(self, event: Event) -> bool:
+        """Opens the event's topic at the event. False where it was open already."""
+        if event.topic in self.open:
+            return False
+        self.open[event.topic] = event.position
+        return True
+
+    def apply_leave(self, event: Event) -> bool:
+        """Closes the event's topic after the event. False where it was not open."""
+        opens = self.open.get(event.topic)
+        if opens is None or opens > event.position:
+            return False
+        del self.open[event.topic]
+        self.closed += ((event.topic, opens, event.position),)
+        return True
+
+    def catch_up(self, controls: Iterable[Event]) -> None:
+        """Applies what happened to this user between the snapshot it was loaded from and the hub's position."""
+        for event in controls:
+            if self.user in event.control.joins:
+                self.apply_join(event)
+            if self.user in event.control.leaves:
+                self.apply_leave(event)
+
+    def spans(self, after: int, upto: int) -> Iterator[tuple[bytes, int, int]]:
+        """``(topic, after, upto)`` for each stretch of the log inside the bounds that the user may see."""
+        for topic, opens in self.open.items():
+            if opens <= upto:
+                yield topic, max(after, opens - 1), upto
+        for topic, opens, closes in self.closed:
+            if closes > after and opens <= upto:
+                yield topic, max(after, opens - 1), min(upto, closes)
+
+
+def window(topic: bytes, after: int, upto: int) -> Window:
+    """A span as a window, for reading the stored log."""
+    return Window(Topic(TopicKind(topic[0]), UUID(bytes=topic[1:])), after + 1, upto)
+
+
+class Subscribers:
+    """The views that have a topic open. A list while few, a dict once many: small for a pair, quick for a crowd."""
+
+    __slots__ = ("_topics",)
+    FEW = 16
+
+    def __init__(self) -> None:
+        self._topics: dict[bytes, list[UserView] | dict[UserView, None]] = {}
+
+    def of(self, topic: bytes) -> Iterable[UserView]:
+        return self._topics.get(topic, ())
+
+    def add(self, topic: bytes, view: UserView) -> None:
+        views = self._topics.get(topic)
+        if views is None:
+            self._topics[topic] = [view]
+        elif isinstance(views, dict):
+            views[view] = None
+        elif view not in views:
+            views.append(view)
+            if len(views) > self.FEW:
+                self._topics[topic] = dict.fromkeys(views)
+
+    def remove(self, topic: bytes, view: UserView) -> None:
+        views = self._topics.get(topic)
+        if views is None or view not in views:
+            return
+        if isinstance(views, dict):
+            del views[view]
+        else:
+            views.remove(view)
+        if not views:
+            del self._topics[topic]
+
+    def __len__(self) -> int:
+        return len(self._topics)
