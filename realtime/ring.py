@@ -84,7 +84,7 @@ class Ring:
             self._controls.popleft()
 
     def slice(self, after: int, limit: int) -> list[Event]:
-        """Events of every topic, from the one behind ``after`` on, at most ``limit``; ``after`` is at least the floor."""
+        """Events of every topic behind ``after``, at most ``limit``; ``after`` is at least the floor."""
         if after >= self.last:
             return []
         # The deque is indexed from its nearer end; what is asked for is nearly always the newest part.

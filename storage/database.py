@@ -38,6 +38,10 @@ AWAY = (
 RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
+async def _keep(connection: Connection) -> None:
+    """What is done to a connection that comes back to the pool."""
+
+
 class Database:
     """PostgreSQL behind a bounded pool. An async context manager.
 
@@ -59,6 +63,8 @@ class Database:
             timeout=5,
             command_timeout=self._statement_seconds,
             max_inactive_connection_lifetime=300,
+            # Nothing here changes a session's state, so the round trip that would undo it is saved.
+            reset=_keep,
             server_settings={
                 "application_name": "parley",
                 "jit": "off",

@@ -1,0 +1,37 @@
+"""The stored log, as the realtime core reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from domain.ids import TenantId, UserId
+from domain.log import StoredEvent, View, Window
+from realtime.log import Head
+from storage import log
+from storage.database import Database
+
+
+class StoredLog:
+    """Implements :class:`realtime.log.LogSource` on PostgreSQL. Raises :class:`domain.errors.Unavailable` while it is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def head(self) -> Head:
+        async with self._database.connection() as connection:
+            head = await log.read_head(connection)
+        return Head(head.position, head.epoch, head.floor)
+
+    async def range(self, after: int, upto: int, limit: int) -> Sequence[StoredEvent]:
+        async with self._database.connection() as connection:
+            return await log.read_range(connection, after, upto, limit)
+
+    async def windows(
+        self, windows: Sequence[Window], after: int, upto: int, limit: int
+    ) -> Sequence[StoredEvent]:
+        async with self._database.connection() as connection:
+            return await log.read_windows(connection, windows, after, upto, limit)
+
+    async def views(self, users: Sequence[tuple[TenantId, UserId]]) -> dict[UserId, View]:
+        async with self._database.connection() as connection:
+            return await log.read_views(connection, users)
