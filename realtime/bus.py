@@ -22,8 +22,8 @@ _FAILURES = (RedisError, OSError, TimeoutError, asyncio.TimeoutError)
 class Bus:
     """Publishes to, and listens on, the channels of one deployment.
 
-    A message is ``(instance, payload)``; what this instance published itself is not handed back. ``gap`` is called where
-    messages may have been missed: after each (re)connection, and where the echo of its own beat stays away.
+    What this instance published itself is not handed back to it. ``gap`` is called where messages may have been missed:
+    after each (re)connection. A connection on which not even this instance's own beat is heard counts as half open.
     """
 
     MAX_WAITING = 2000
@@ -44,7 +44,7 @@ class Bus:
         return b"parley:%b:%b" % (self._namespace, name.encode())
 
     def listen(self, channel: str, handler: Callable[[bytes], None]) -> None:
-        """Has other instances' messages on ``channel`` handed to ``handler``, which must not raise. Call before :meth:`run`."""
+        """Hands other instances' messages on ``channel`` to ``handler``, which must not raise. Call before :meth:`run`."""
         self._handlers[self._channel(channel)] = handler
 
     def publish(self, channel: str, payload: bytes) -> None:

@@ -61,7 +61,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Its author used this ``client_id`` before: the first message is the answer, if ``digest`` is that of the first."""
+    """Its author used this ``client_id`` before: the first message answers it, if ``digest`` is that of the first."""
 
     digest: bytes
 
@@ -79,16 +79,24 @@ class _Item:
 
 def new_message(draft: SendDraft, digest: bytes, at: str) -> NewMessage:
     """A draft as the store takes it, with its public JSON."""
-    id = MessageId(new_id())
+    message = MessageId(new_id())
     reply = draft.reply_to_seq
     client = f'"{draft.client_id}"' if draft.client_id else "null"
     data = (
-        f',"id":"{id}","conversation_id":"{draft.conversation}","sender_id":"{draft.sender}",'
+        f',"id":"{message}","conversation_id":"{draft.conversation}","sender_id":"{draft.sender}",'
         f'"client_id":{client},"body":{orjson.dumps(draft.body).decode()},"reply_to_seq":{"null" if reply is None else reply},'
         f'"attachments":[],"reactions":[],"edited_at":null,"deleted_at":null,"created_at":"{at}"}}'
     )
     return NewMessage(
-        draft.tenant, draft.conversation, draft.sender, draft.client_id, id, draft.body, reply, digest, data
+        draft.tenant,
+        draft.conversation,
+        draft.sender,
+        draft.client_id,
+        message,
+        draft.body,
+        reply,
+        digest,
+        data,
     )
 
 
@@ -115,7 +123,7 @@ def refusal(sent: Sent) -> ParleyError:
 
 
 class MessageCommitter:
-    """Stores messages in batches, one batch at a time. Run :meth:`run` as a task for as long as the server takes any."""
+    """Stores messages in batches, one at a time. :meth:`run` is a task as long as the server takes messages."""
 
     def __init__(
         self, database: Database, publisher: Publisher, metrics: CommitMetrics, *, max_waiting: int
@@ -126,6 +134,8 @@ class MessageCommitter:
         self._max_waiting = max_waiting
         self._waiting: deque[_Item] = deque()
         self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
 
     def submit(self, draft: SendDraft, answer: Answer) -> None:
@@ -155,15 +165,18 @@ class MessageCommitter:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
+            self._idle.clear()
             while self._waiting:
                 self._metrics.commit_queue(len(self._waiting))
                 await self._flush(self._take())
+            self._idle.set()
 
     async def close(self) -> None:
         """Takes no more, and returns when everything taken has been answered. :meth:`run` must still be running."""
         self._closed = True
-        while self._waiting:
-            await asyncio.sleep(0.01)
+        if self._waiting:
+            self._idle.clear()
+        await self._idle.wait()
 
     def _take(self) -> list[_Item]:
         """The next batch. A ``client_id`` that is in it already waits for the one after, which finds it known."""

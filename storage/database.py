@@ -38,7 +38,7 @@ AWAY = (
 RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
-async def _keep(connection: Connection) -> None:
+async def _keep(connection: object) -> None:
     """What is done to a connection that comes back to the pool."""
 
 
