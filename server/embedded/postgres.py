@@ -101,7 +101,11 @@ class EmbeddedPostgres:
             if not self._answers(sockets):
                 self._start(sockets, account)
         self._ensure_database(sockets)
-        return f"postgresql://{USER}@/{DATABASE}?host={quote(str(sockets), safe='/')}"
+        return self.url()
+
+    def url(self) -> str:
+        """Where it is while it runs."""
+        return f"postgresql://{USER}@/{DATABASE}?host={quote(str(self._link.resolve()), safe='/')}"
 
     def is_alive(self) -> bool:
         """Whether its first process runs; it may still be recovering."""

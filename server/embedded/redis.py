@@ -10,6 +10,7 @@ import socket
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from server.embedded.processes import (
     end_process,
@@ -47,7 +48,11 @@ class EmbeddedRedis:
         if not _answers(path):
             self._end(path)  # frozen, or gone and its files left
             self._start(path)
-        return f"unix://{path}"
+        return self.url()
+
+    def url(self) -> str:
+        """Where it is while it runs."""
+        return f"unix://{quote(str(self._link.resolve() / _SOCKET), safe='/')}"
 
     def is_alive(self) -> bool:
         """Whether it answers."""

@@ -1,0 +1,157 @@
+"""Logs: one JSON object a line, or readable lines in a terminal. Every line carries the request's id.
+
+Call `structlog.get_logger("parley.…")` anywhere and log an event name with fields:
+`log.info("token_refused", reason="expired")`. Put ids in fields, never what people wrote and never a
+credential; a field whose name says that it is one is blanked here all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any, TextIO
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from server.settings import Settings
+
+_WAITING_LINES = 10_000
+"""Lines that may wait for a slow terminal or pipe; past it they are dropped and counted."""
+
+_PRIVATE = ("password", "secret", "token", "authorization", "cookie", "ticket", "api_key", "private_key")
+_PRIVATE_EXACTLY = frozenset({"body", "content", "text", "cursor_key"})
+_BLANK = "[redacted]"
+
+_NOISY = ("asyncio", "aiohttp.access", "alembic", "sqlalchemy")
+
+
+def bind_request(request_id: str, **fields: object) -> None:
+    """Adds the request's id (and fields) to every line logged from here on in this task and its children."""
+    structlog.contextvars.bind_contextvars(request_id=request_id, **fields)
+
+
+def clear_request() -> None:
+    """Forgets what `bind_request` added: for a task that serves one request after another."""
+    structlog.contextvars.clear_contextvars()
+
+
+def request_id() -> str | None:
+    """The id bound in this context, for error bodies and outgoing calls."""
+    bound = structlog.contextvars.get_contextvars().get("request_id")
+    return bound if isinstance(bound, str) else None
+
+
+def without_password(url: str) -> str:
+    """A URL fit for a log line or an error: credentials and query left out."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+@contextmanager
+def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
+    """Sends every log of the process, libraries' too, to `stream`, written by a thread of its own.
+
+    Leaving writes what still waits.
+    """
+    readable = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared = _shared_processors()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING_LINES)
+    entry = _DroppingHandler(waiting)
+    entry.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_rendering(readable, colors=stream.isatty()),
+            ],
+        )
+    )
+    writer = logging.StreamHandler(stream)
+    writer.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    root.handlers, root.level = [entry], level
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)
+    listener = QueueListener(waiting, writer)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
+        logging.captureWarnings(capture=False)
+        root.handlers, root.level = before
+        structlog.reset_defaults()
+        if entry.dropped:
+            stream.write(f"parley: {entry.dropped} log lines were dropped: nobody read them fast enough\n")
+
+
+class _DroppingHandler(QueueHandler):
+    """Formats on the caller's side, where the request's context is; never waits for the writer."""
+
+    dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+
+def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A structlog processor: blanks fields that are named like credentials or like what people write."""
+    for key, value in event.items():
+        if value is None or isinstance(value, bool | int | float):
+            continue
+        name = key.lower()
+        if name in _PRIVATE_EXACTLY or any(word in name for word in _PRIVATE):
+            event[key] = _BLANK
+        elif name.endswith("url") and isinstance(value, str):
+            event[key] = without_password(value)
+    return event
+
+
+def _shared_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        redact,
+    ]
+
+
+def _rendering(readable: bool, *, colors: bool) -> list[Processor]:
+    if readable:
+        # Plain tracebacks: the pretty ones print local variables, and those hold people's messages.
+        return [
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        ]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
+
+
+def _dumps(value: Any, **_: object) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
+def default_stream() -> TextIO:
+    """Where logs go unless a test says otherwise: stderr, so that stdout stays for what was asked for."""
+    return sys.stderr
