@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
+from typing import Protocol
 from uuid import UUID
 
 from domain.errors import FieldError, InvalidFields, NotFound
@@ -18,7 +20,28 @@ from storage.database import Database
 from storage.users import UserRow
 
 
-def show_user(row: UserRow) -> User:
+class PublicProfile(Protocol):
+    """What every row of an account has that shows it to others."""
+
+    @property
+    def id(self) -> UserId: ...
+    @property
+    def username(self) -> str: ...
+    @property
+    def display_name(self) -> str: ...
+    @property
+    def bio(self) -> str: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def follower_count(self) -> int: ...
+    @property
+    def following_count(self) -> int: ...
+    @property
+    def post_count(self) -> int: ...
+
+
+def show_user(row: PublicProfile) -> User:
     """An account as everyone sees it."""
     return User(
         id=row.id,
