@@ -42,6 +42,7 @@ demo: $(STAMP)  ## a scripted minute: three transports, a killed instance, a flu
 lock: $(STAMP)  ## resolve requirements*.in again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements.txt requirements.in
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements-dev.txt requirements-dev.in
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements-bench.txt requirements-bench.in
 
 clean:  ## remove what make made; the data directory stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage*

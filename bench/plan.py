@@ -1,0 +1,54 @@
+"""How long and how large each scenario is: the full run within ten minutes, the quick one within two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rounds alternate between the servers compared, and the median round counts."""
+
+    rounds: int
+    chat_pairs: int
+    chat_seconds: float
+    latency_seconds: float
+    floor_commits: int
+    receivers: int
+    burst: int
+    fanout_seconds: float
+    warmup_seconds: float
+    idle_connections: int
+    held_connections: int
+    broadcasts: int
+
+
+FULL = Plan(
+    rounds=3,
+    chat_pairs=100,
+    chat_seconds=6.0,
+    latency_seconds=12.0,
+    floor_commits=3000,
+    receivers=1000,
+    burst=100,
+    fanout_seconds=3.0,
+    warmup_seconds=1.5,
+    idle_connections=10_000,
+    held_connections=19_000,
+    broadcasts=20,
+)
+
+QUICK = Plan(
+    rounds=1,
+    chat_pairs=100,
+    chat_seconds=3.0,
+    latency_seconds=4.0,
+    floor_commits=500,
+    receivers=1000,
+    burst=100,
+    fanout_seconds=1.5,
+    warmup_seconds=0.7,
+    idle_connections=2000,
+    held_connections=4000,
+    broadcasts=5,
+)

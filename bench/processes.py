@@ -1,0 +1,196 @@
+"""Servers under load, each a process of its own on a free loopback port, started and stopped here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.accounting import descendants
+
+ROOT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 90.0
+_STOP_SECONDS = 40.0
+_NGINX_TEMPLATE = ROOT / "bench" / "peers" / "nchan.conf"
+
+
+class StartError(Exception):
+    """A server did not come up; the message holds the end of what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. `pids` are the processes whose CPU and memory are counted as the server's own."""
+
+    name: str
+    port: int
+    pids: tuple[int, ...]
+    directory: Path
+
+    @property
+    def data_dir(self) -> Path:
+        """Where Parley keeps its embedded services."""
+        return self.directory / "data"
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def parley(**settings: str) -> Iterator[Server]:
+    """Parley on its embedded defaults in an empty data directory, without rate limits.
+
+    `settings` are environment variables on top. Raises StartError.
+    """
+    with tempfile.TemporaryDirectory(prefix="parley-bench-") as name:
+        directory, port = Path(name), free_port()
+        directory.chmod(0o711)  # as root, the embedded services run as another account and must get through
+        environment = {key: value for key, value in os.environ.items() if not _is_setting(key)} | {
+            "PARLEY_HOST": "127.0.0.1",
+            "PARLEY_PORT": str(port),
+            "PARLEY_DATA_DIR": str(directory / "data"),
+            "PARLEY_RATE_LIMITS": "off",
+            "PARLEY_BCRYPT_ROUNDS": "4",
+            "PARLEY_DRAIN_GRACE_SECONDS": "0",
+            "PARLEY_HEARTBEAT_SECONDS": "300",
+            **settings,
+        }
+        with _running(
+            [sys.executable, str(ROOT / "main.py"), "serve"], environment, directory, lambda: _is_ready(port)
+        ) as process:
+            yield Server("Parley", port, (process.pid,), directory)
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith("PARLEY_") or name in {"DATABASE_URL", "REDIS_URL"}
+
+
+@contextlib.contextmanager
+def python_peer(name: str, module: str) -> Iterator[Server]:
+    """A peer written in Python, run as `python -m module PORT`. Raises StartError."""
+    with tempfile.TemporaryDirectory(prefix="parley-bench-") as directory:
+        port = free_port()
+        command = [sys.executable, "-m", module, str(port)]
+        with _running(command, os.environ, Path(directory), lambda: _listens(port)) as process:
+            yield Server(name, port, (process.pid,), Path(directory))
+
+
+def nchan_module() -> Path | None:
+    """Where the Nchan module of the installed nginx is, None when either is not installed."""
+    nginx = _nginx()
+    if nginx is None:
+        return None
+    built = subprocess.run([nginx, "-V"], capture_output=True, text=True, timeout=10, check=False).stderr
+    places = [*re.findall(r"--modules-path=(\S+)", built), "/usr/lib/nginx/modules"]
+    modules = (Path(place) / "ngx_nchan_module.so" for place in places)
+    return next((module for module in modules if module.exists()), None)
+
+
+def _nginx() -> str | None:
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+@contextlib.contextmanager
+def nchan() -> Iterator[Server]:
+    """nginx with one worker and the Nchan module; the worker's CPU is what counts. Raises StartError."""
+    nginx, module = _nginx(), nchan_module()
+    if nginx is None or module is None:
+        raise StartError("nginx with the Nchan module is not installed")
+    with tempfile.TemporaryDirectory(prefix="parley-bench-") as name:
+        directory, port = Path(name), free_port()
+        for folder in ("logs", "tmp"):
+            (directory / folder).mkdir()
+        values = {
+            "@MODULE@": str(module),
+            "@PORT@": str(port),
+            "@USER@": "user root;" if os.geteuid() == 0 else "",
+        }
+        text = _NGINX_TEMPLATE.read_text()
+        for placeholder, value in values.items():
+            text = text.replace(placeholder, value)
+        (directory / "nginx.conf").write_text(text)
+        command = [nginx, "-p", name, "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
+        with _running(command, os.environ, directory, lambda: _listens(port)) as process:
+            yield Server("Nchan", port, tuple(descendants(process.pid)[1:]), directory)
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], environment: Mapping[str, str], directory: Path, is_up: Callable[[], bool]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` until the block ends, then stop it with SIGTERM.
+
+    Its working directory is `directory`, where no `.env` of a developer changes what is measured.
+    """
+    log = directory / "output.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _await(process, log, is_up)
+        yield process
+    finally:
+        _stop(process)
+
+
+def _await(process: subprocess.Popen[bytes], log: Path, is_up: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not is_up():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise StartError(f"{process.args!r} did not start:\n{tail(log)}")
+        time.sleep(0.05)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_STOP_SECONDS)
+
+
+def tail(log: Path, size: int = 3000) -> str:
+    """The end of what a server wrote."""
+    return log.read_text(errors="replace")[-size:]
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
