@@ -178,9 +178,11 @@ class Hub:
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
-    def _deliver(self, groups: dict[bytes, list[Event]]) -> None:
+    def _deliver(self, groups: dict[bytes, list[Event]], hides: Sequence[UserId] = ()) -> None:
         for topic, events in groups.items():
             views = self._topics.of(topic)
+            if hides:
+                views = [view for view in views if view.user not in hides]
             if views:
                 chunk = Chunk(events)
                 for view in views:
@@ -196,7 +198,7 @@ class Hub:
                 self._topics.add(event.topic, view)
         if control.redacts:
             self._reader.ring.redact(control.redacts)
-        self._deliver({event.topic: [event]})
+        self._deliver({event.topic: [event]}, control.hides)
         for user in control.leaves:
             view = self._views.get(user)
             if view is not None and view.apply_leave(event):
@@ -428,7 +430,7 @@ class Hub:
             events = events[:limit]
             reached = events[-1].position
         self._metrics.catch_up("memory", len(events))
-        return events, reached
+        return _shown(events, view.user), reached
 
     async def read_stored(self, view: UserView, after: int, limit: int) -> tuple[list[Event], int]:
         """The same from the stored log, up to the position of the call. Raises as the source does."""
@@ -437,7 +439,7 @@ class Hub:
         stored = await self._source.windows(windows, after, upto, limit)
         events = [Event(e, self.epoch) for e in stored]
         self._metrics.catch_up("database", len(events))
-        return events, events[-1].position if len(events) == limit else upto
+        return _shown(events, view.user), events[-1].position if len(events) == limit else upto
 
     async def until_fresh(self) -> None:
         """Waits until events may be written (I9)."""
@@ -480,3 +482,8 @@ class Hub:
                 if isinstance(follower, Poll):
                     self.detach(follower)
             await asyncio.sleep(pause)
+
+
+def _shown(events: list[Event], user: UserId) -> list[Event]:
+    """Without those that say they are not for this user."""
+    return [e for e in events if not e.control.hides or user not in e.control.hides]
