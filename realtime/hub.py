@@ -182,7 +182,8 @@ class Hub:
         for topic, events in groups.items():
             views = self._topics.of(topic)
             if hides:
-                views = [view for view in views if view.user not in hides]
+                hidden = frozenset(hides)
+                views = [view for view in views if view.user not in hidden]
             if views:
                 chunk = Chunk(events)
                 for view in views:
