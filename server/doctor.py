@@ -102,10 +102,10 @@ def _data_dir(data_dir: Path) -> Finding:
 
 async def _database(settings: Settings) -> list[Finding]:
     if settings.database_url is None:
-        server = EmbeddedPostgres(settings.data_dir)
-        if not await asyncio.to_thread(server.is_alive):
+        running = await asyncio.to_thread(_url_if_alive, EmbeddedPostgres, settings)
+        if running is None:
             return [Finding(Mark.GOOD, "PostgreSQL", "embedded; not running, starts with Parley")]
-        url = await asyncio.to_thread(server.url)
+        url = running
     else:
         url = settings.database_url
     try:
@@ -114,6 +114,11 @@ async def _database(settings: Settings) -> list[Finding]:
     except StartupError as error:
         return [Finding(Mark.BROKEN, "PostgreSQL", str(error))]
     return [Finding(Mark.GOOD, "PostgreSQL", f"{version} at {without_password(url)}"), schema]
+
+
+def _url_if_alive(kind: type[EmbeddedPostgres | EmbeddedRedis], settings: Settings) -> str | None:
+    server = kind(settings.data_dir)
+    return server.url() if server.is_alive() else None
 
 
 async def _schema(url: str) -> Finding:
@@ -143,14 +148,14 @@ async def _redis(settings: Settings) -> list[Finding]:
     if settings.redis_url is not None:
         url = settings.redis_url
     else:
-        server = EmbeddedRedis(settings.data_dir)
-        if not await asyncio.to_thread(server.is_alive):
+        running = await asyncio.to_thread(_url_if_alive, EmbeddedRedis, settings)
+        if running is None:
             try:
                 program = await asyncio.to_thread(find_redis_server)
             except StartupError as error:
                 return [Finding(Mark.BROKEN, "Redis", str(error))]
             return [Finding(Mark.GOOD, "Redis", f"embedded ({program}); not running, starts with Parley")]
-        url = server.url()
+        url = running
     try:
         version = await check_redis(url)
     except StartupError as error:

@@ -55,8 +55,8 @@ class EmbeddedRedis:
         return f"unix://{quote(str(self._link.resolve() / _SOCKET), safe='/')}"
 
     def is_alive(self) -> bool:
-        """Whether it answers."""
-        return _answers(self._link.resolve() / _SOCKET)
+        """Whether its process runs. A busy or frozen one does: while it is in use, it is left alone."""
+        return find_process(self._pid(), [str(self._link.resolve() / _SOCKET)]) is not None
 
     def stop(self) -> None:
         """Ends it; nothing is saved."""

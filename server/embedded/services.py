@@ -76,15 +76,7 @@ class EmbeddedServices:
 
     async def _join(self) -> None:
         data_dir = self._settings.data_dir
-        services: list[Service] = []
-        if self._settings.database_url is None:
-            services.append(EmbeddedPostgres(data_dir))
-        if self._settings.redis_url is None:
-            services.append(EmbeddedRedis(data_dir))
-        if not services:
-            return
-        locks = await asyncio.to_thread(prepare_data_dir, data_dir)
-        self._shared = [SharedService(service, locks) for service in services]
+        self._shared = await asyncio.to_thread(_needed, self._settings)
         joins = (asyncio.to_thread(_join_service, shared, data_dir) for shared in self._shared)
         outcomes = await asyncio.gather(*joins, return_exceptions=True)
         for shared, outcome in zip(self._shared, outcomes, strict=True):
@@ -101,6 +93,18 @@ class EmbeddedServices:
         for service, outcome in zip(shared, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 _log.error("embedded_service_not_stopped", service=service.name, problem=str(outcome))
+
+
+def _needed(settings: Settings) -> list[SharedService]:
+    services: list[Service] = []
+    if settings.database_url is None:
+        services.append(EmbeddedPostgres(settings.data_dir))
+    if settings.redis_url is None:
+        services.append(EmbeddedRedis(settings.data_dir))
+    if not services:
+        return []
+    locks = prepare_data_dir(settings.data_dir)
+    return [SharedService(service, locks) for service in services]
 
 
 def _join_service(shared: SharedService, data_dir: Path) -> str:
