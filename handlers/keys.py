@@ -48,5 +48,7 @@ ANSWER_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("answer_headers"
 
 def client_of(request: web.Request) -> Client:
     """Who asks. Without the middleware that knows proxies: the peer itself."""
-    known = request.get(CLIENT)
-    return known if known is not None else Client(request.remote or "", request.scheme, request.host.lower())
+    known: Client | None = request.get(CLIENT)
+    if known is not None:
+        return known
+    return Client(request.remote or "", request.scheme, request.headers.get("Host", "").lower())

@@ -14,12 +14,13 @@ class Origins:
     """The origins let in beside the server's own. ``*`` lets in every one."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        self._allowed = frozenset(_normal(origin) for origin in allowed if origin != "*")
-        self.any = "*" in allowed
+        given = tuple(allowed)
+        self._allowed = frozenset(_normal(origin) for origin in given if origin != "*")
+        self.any = "*" in given
 
     def named(self, origin: str) -> bool:
         """Whether the settings name this origin itself, so that it may also send cookies."""
-        return _normal(origin) in self._allowed
+        return _split(origin)[1] != "" and _normal(origin) in self._allowed
 
     def allows(self, origin: str | None, client: Client) -> bool:
         """Whether a request with this Origin header is let in. Without one it does not come from a foreign page.
@@ -29,15 +30,23 @@ class Origins:
         """
         if origin is None or self.any or self.named(origin):
             return True
-        parts = urlsplit(origin)
-        if parts.scheme not in DEFAULT_PORTS or not parts.netloc:
+        scheme, netloc = _split(origin)
+        if scheme not in DEFAULT_PORTS or not netloc:
             return False  # "null" among them: sandboxed frames and files
-        return _host(parts.netloc, parts.scheme) == _host(client.host, parts.scheme)
+        return _host(netloc, scheme) == _host(client.host, scheme)
 
 
 def _normal(origin: str) -> str:
-    parts = urlsplit(origin)
-    return f"{parts.scheme}://{_host(parts.netloc, parts.scheme)}".lower()
+    scheme, netloc = _split(origin)
+    return f"{scheme}://{_host(netloc, scheme)}"
+
+
+def _split(origin: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # brackets that are no IPv6 address
+        return "", ""
+    return parts.scheme, parts.netloc
 
 
 def _host(netloc: str, scheme: str) -> str:

@@ -1,0 +1,191 @@
+"""Prometheus metrics, ``parley_*``. One object, one registry: nothing global, so tests can make as many as they like.
+
+No label ever holds an id of a user, a tenant or anything they wrote: every label's values are a short, fixed list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_FLUSH_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+Source = Literal["ring", "database"]
+
+
+class Metrics:
+    """Everything this instance counts. Methods are cheap enough for the hot path and never raise."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        make = _Maker(self.registry)
+
+        self._requests = make.counter(
+            "http_requests", "HTTP requests answered, by path template.", "method", "route", "status"
+        )
+        self._request_seconds = make.histogram(
+            "http_request_seconds",
+            "Time to answer; streams are left out.",
+            _REQUEST_BUCKETS,
+            "method",
+            "route",
+        )
+        self._requests_now = make.gauge(
+            "http_requests_in_progress", "HTTP requests being served, streams too."
+        )
+        self._limited = make.counter("rate_limited", "Requests refused with 429.", "limit", "scope")
+        self._replayed = make.counter("idempotent_replays", "Answers given again for an Idempotency-Key.")
+
+        self._connections = make.gauge("connections", "Open realtime connections.", "transport")
+        self._closed = make.counter(
+            "connections_closed", "Realtime connections ended, by the server's reason.", "transport", "reason"
+        )
+        self._commands = make.counter("commands", "WebSocket commands.", "op", "outcome")
+        self._deliveries = make.counter("deliveries", "Events written to connections.", "transport")
+        self._resyncs = make.counter("resyncs", "Sessions told to read everything again.", "reason")
+        self._slow = make.counter(
+            "sessions_fallen_behind", "Sessions whose queue overflowed and that read the log."
+        )
+        self._catch_up_reads = make.counter("catch_up_reads", "Reads of missed events.", "source")
+        self._catch_up_events = make.counter("catch_up_events", "Events given by those reads.", "source")
+
+        self._batch_size = make.histogram("commit_batch_size", "Messages in one commit.", _BATCH_BUCKETS)
+        self._flush_seconds = make.histogram("commit_flush_seconds", "Time of one commit.", _FLUSH_BUCKETS)
+        self._commit_failures = make.counter("commit_failures", "Batches that failed and were taken apart.")
+        self._overloaded = make.counter("overloaded", "Writes refused because too many were waiting.")
+
+        self._head = make.gauge("log_head_position", "Newest position this instance knows to be committed.")
+        self._lag_positions = make.gauge("log_lag_positions", "Committed positions not read yet.")
+        self._lag_seconds = make.gauge("log_lag_seconds", "Age of what this instance last read up to date.")
+        self._gaps = make.counter("hint_gaps_healed", "Holes in the hints that were read from PostgreSQL.")
+        self._hints = make.counter("hints", "Hints received.")
+        self._depths: dict[str, Callable[[], float]] = {}
+        self.registry.register(_Depths(self._depths))
+
+    # What HTTP tells
+
+    def request_started(self) -> None:
+        self._requests_now.inc()
+
+    def request_ended(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """``route`` is a path template, or ``unmatched``; ``seconds`` None for a stream."""
+        self._requests_now.dec()
+        method = method if method in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
+        if seconds is not None:
+            self._request_seconds.labels(method, route).observe(seconds)
+
+    def rate_limited(self, limit: str, scope: str) -> None:
+        self._limited.labels(limit, scope).inc()
+
+    def answer_replayed(self) -> None:
+        self._replayed.inc()
+
+    # What the realtime core tells
+
+    def connection_opened(self, transport: str) -> None:
+        """``transport``: websocket, sse or poll."""
+        self._connections.labels(transport).inc()
+
+    def connection_closed(self, transport: str, reason: str) -> None:
+        self._connections.labels(transport).dec()
+        self._closed.labels(transport, reason).inc()
+
+    def command(self, op: str, outcome: str) -> None:
+        """``op``: one of the protocol's, or ``unknown``; ``outcome``: ``ok`` or an error's code."""
+        self._commands.labels(op, outcome).inc()
+
+    def delivered(self, transport: str, events: int) -> None:
+        self._deliveries.labels(transport).inc(events)
+
+    def resynced(self, reason: str) -> None:
+        self._resyncs.labels(reason).inc()
+
+    def fell_behind(self) -> None:
+        """A session's queue overflowed; it goes on from the log."""
+        self._slow.inc()
+
+    def caught_up(self, source: Source, events: int) -> None:
+        """One read of missed events, from the ring or from the database."""
+        self._catch_up_reads.labels(source).inc()
+        self._catch_up_events.labels(source).inc(events)
+
+    # What the log and the commits tell
+
+    def flushed(self, batch: int, seconds: float) -> None:
+        """One group commit: how many writes, and how long it took."""
+        self._batch_size.observe(batch)
+        self._flush_seconds.observe(seconds)
+
+    def flush_failed(self) -> None:
+        self._commit_failures.inc()
+
+    def refused_overloaded(self) -> None:
+        self._overloaded.inc()
+
+    def log_read(self, head: int, behind: int, seconds: float) -> None:
+        """The reader's state: newest position known, how many of them are unread, and since when."""
+        self._head.set(head)
+        self._lag_positions.set(behind)
+        self._lag_seconds.set(seconds)
+
+    def gap_healed(self) -> None:
+        self._gaps.inc()
+
+    def hint_received(self) -> None:
+        self._hints.inc()
+
+    def watch_depth(self, queue: str, depth: Callable[[], float]) -> None:
+        """Has ``depth()`` asked at each scrape and shown as ``parley_queue_depth{queue=…}``."""
+        self._depths[queue] = depth
+
+    def render(self) -> bytes:
+        """The text Prometheus reads (:data:`CONTENT_TYPE`)."""
+        return generate_latest(self.registry)
+
+
+class _Depths(Collector):
+    def __init__(self, depths: dict[str, Callable[[], float]]) -> None:
+        self._depths = depths
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily("parley_queue_depth", "What waits, by queue.", labels=["queue"])
+        for name, depth in self._depths.items():
+            family.add_metric([name], depth())
+        yield family
+
+
+class _Maker:
+    """Makes metrics in one registry, under one prefix."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"parley_{name}", text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"parley_{name}", text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"parley_{name}", text, labels, buckets=buckets, registry=self._registry)

@@ -1,0 +1,88 @@
+"""The outermost middleware: who asks and under which id, one line in the log, one count in the metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from handlers import keys
+from server.metrics import Metrics
+from server.middleware.proxies import Proxies
+
+log = structlog.get_logger("parley.http")
+
+SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+"""A request id from outside goes into logs and headers, so it holds no space, quote or control character."""
+
+SHOWN = frozenset(
+    {"limit", "cursor", "wait", "topics", "before_seq", "after_seq", "rank", "window", "type", "unread"}
+)
+"""Query parameters whose values are logged. Others may be credentials (``ticket``) or what people look for (``q``)."""
+
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked by machines every few seconds; logged for debugging only."""
+
+UNMATCHED = "unmatched"
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The caller's own X-Request-ID where it is sane, else a new one."""
+    given = request.headers.get("X-Request-ID", "")
+    return given if SANE_ID.fullmatch(given) else uuid4().hex
+
+
+def observe(
+    metrics: Metrics, proxies: Proxies, *, clock: Callable[[], float] = time.perf_counter
+) -> Middleware:
+    """Makes the middleware. Streams pass through it untouched; they are logged and counted when they end."""
+
+    @web.middleware
+    async def observe_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = request[keys.REQUEST_ID] = request_id_of(request)
+        request[keys.CLIENT] = proxies.client(request)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        began = clock()
+        status = 499  # gone before there was an answer
+        metrics.request_started()
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        finally:
+            _told(request, status, clock() - began, metrics)
+
+    return observe_request
+
+
+def _told(request: web.Request, status: int, seconds: float, metrics: Metrics) -> None:
+    route = request.get(keys.ROUTE)
+    template = route.path if route is not None else UNMATCHED
+    streams = route is not None and route.stream
+    metrics.request_ended(request.method, template, status, None if streams else seconds)
+    write = log.debug if template in QUIET else log.info
+    caller = request.get(keys.IDENTITY)
+    write(
+        "request",
+        method=request.method[:16],
+        path=request.rel_url.raw_path[:512],
+        query=shown_query(request),
+        route=template,
+        status=status,
+        ms=round(seconds * 1000, 1),
+        client=request[keys.CLIENT].address,
+        user=None if caller is None else str(caller.user),
+    )
+
+
+def shown_query(request: web.BaseRequest) -> str | None:
+    """The query for the log: names, and values only where they are known to be harmless."""
+    if not request.rel_url.raw_query_string:
+        return None
+    parts = [f"{n}={v[:64]}" if n in SHOWN else f"{n[:32]}=…" for n, v in request.query.items()]
+    return "&".join(parts[:20])
