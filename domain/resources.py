@@ -110,3 +110,36 @@ class Conversation(SharedConversation):
     role: Role
     muted_until: Time | None
     pinned: bool
+
+
+class TokenPair(Resource):
+    """What stays signed in: ``access_token`` for ``expires_in`` seconds, then ``refresh_token`` for the next pair."""
+
+    access_token: str
+    refresh_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105  # RFC 6750
+    expires_in: int
+
+
+class SignedIn(TokenPair):
+    """A new sign-in, and whose it is."""
+
+    user: OwnUser
+
+
+class AuthSession(Resource):
+    """A sign-in in its owner's list. ``current``: it is the one that asks."""
+
+    id: UUID
+    created_at: Time
+    last_seen_at: Time
+    user_agent: str
+    ip: str
+    current: bool
+
+
+class RealtimeTicket(Resource):
+    """Signs in one realtime connection, once, within ``expires_in`` seconds."""
+
+    ticket: str
+    expires_in: int

@@ -22,11 +22,11 @@ PROFILE_COLUMNS = (
 )
 """What :func:`user_row` needs of ``users u``."""
 
-INSERT_USER = """
-INSERT INTO users (tenant_id, id, username, email, password_hash, display_name, permissions)
+INSERT_USER = f"""
+INSERT INTO users AS u (tenant_id, id, username, email, password_hash, display_name, permissions)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT DO NOTHING
-RETURNING created_at
+RETURNING {PROFILE_COLUMNS}
 """
 
 FIND_TAKEN = """
@@ -47,21 +47,18 @@ WHERE {user_visible("$2")}
 ORDER BY n.n
 """
 
-FIND_CREDENTIALS = f"""
-SELECT {PROFILE_COLUMNS}, u.password_hash FROM users u
-WHERE u.tenant_id = $1 AND u.deleted_at IS NULL
-    AND CASE WHEN $3::text IS NULL THEN u.username = $2 ELSE lower(u.email) = lower($3) END
-"""
-
-LOCK_USER = f"""
-SELECT {PROFILE_COLUMNS}, u.password_hash FROM users u
-WHERE u.tenant_id = $1 AND u.id = $2 AND u.deleted_at IS NULL
-FOR NO KEY UPDATE
-"""
+_CREDENTIALS = f"SELECT {PROFILE_COLUMNS}, u.password_hash FROM users u"
+FIND_BY_USERNAME = f"{_CREDENTIALS} WHERE u.tenant_id = $1 AND u.username = $2 AND u.deleted_at IS NULL"
+FIND_BY_EMAIL = (
+    f"{_CREDENTIALS} WHERE u.tenant_id = $1 AND lower(u.email) = lower($2) AND u.deleted_at IS NULL"
+)
+FIND_BY_ID = f"{_CREDENTIALS} WHERE u.tenant_id = $1 AND u.id = $2 AND u.deleted_at IS NULL"
+LOCK_USER = f"{FIND_BY_ID} FOR NO KEY UPDATE"
 
 LIST_USERS = f"""
 SELECT {PROFILE_COLUMNS} FROM users u
-WHERE u.tenant_id = $1 AND ($3::uuid IS NULL OR u.id < $3) AND u.suspended_at IS NULL AND {user_visible("$2")}
+WHERE u.tenant_id = $1 AND u.id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND u.suspended_at IS NULL AND {user_visible("$2")}
 ORDER BY u.id DESC LIMIT $4
 """
 
@@ -178,12 +175,15 @@ async def insert_user(
     password_hash: str,
     display_name: str,
     permissions: Permission,
-) -> Taken | None:
+) -> UserRow | Taken:
     """Stores a new account; or says what is taken, also by an account that commits at the same time."""
-    created = await connection.fetchval(
+    row = await connection.fetchrow(
         INSERT_USER, tenant, id, username, email, password_hash, display_name, int(permissions)
     )
-    return None if created is not None else await find_taken(connection, tenant, username, email)
+    if row is not None:
+        return user_row(row)
+    # The conflict is with a row that has committed, but it may be gone again: then any of the two is an answer.
+    return await find_taken(connection, tenant, username, email) or Taken.USERNAME
 
 
 async def find_taken(connection: Connection, tenant: TenantId, username: str, email: str) -> Taken | None:
@@ -219,11 +219,19 @@ async def check_visible(
     return frozenset(UserId(row["id"]) for row in rows)
 
 
-async def find_credentials(
-    connection: Connection, tenant: TenantId, *, username: str | None = None, email: str | None = None
-) -> Credentials | None:
-    """What a sign-in is checked against, by username or (without case) by email."""
-    return _credentials(await connection.fetchrow(FIND_CREDENTIALS, tenant, username, email))
+async def find_by_username(connection: Connection, tenant: TenantId, username: str) -> Credentials | None:
+    """What a sign-in by username is checked against."""
+    return _credentials(await connection.fetchrow(FIND_BY_USERNAME, tenant, username))
+
+
+async def find_by_email(connection: Connection, tenant: TenantId, email: str) -> Credentials | None:
+    """What a sign-in by email, without case, is checked against."""
+    return _credentials(await connection.fetchrow(FIND_BY_EMAIL, tenant, email))
+
+
+async def find_by_id(connection: Connection, tenant: TenantId, user: UserId) -> Credentials | None:
+    """What somebody who is signed in and asked for their password is checked against."""
+    return _credentials(await connection.fetchrow(FIND_BY_ID, tenant, user))
 
 
 async def lock_user(connection: Connection, tenant: TenantId, user: UserId) -> Credentials | None:

@@ -1,0 +1,1 @@
+"""Secrets: how tokens are made and read, and how passwords are kept."""
