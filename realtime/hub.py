@@ -294,6 +294,7 @@ class Hub:
         """Where a session with that cursor starts. Raises :class:`NotFresh` where the log cannot be read now."""
         if not self.fresh:
             await self._try_fresh()
+        await self.reached(self._reader.offered, 0.5)
         now = encode_cursor(self.epoch, self.position)
         if presented is None:
             return Place(self.position, now)

@@ -89,6 +89,8 @@ class LogReader:
         self.ring = ring
         self.epoch = 0
         self.floor = 0
+        self.offered = 0
+        """The newest position this instance has heard of; what lies before it may still be on its way."""
         self._fresh_until = float("-inf")
         self._early: list[tuple[int, int, Sequence[StoredEvent]]] = []
         self._early_count = 0
@@ -128,6 +130,7 @@ class LogReader:
         """Takes a dense batch from a hint or from this instance's own commit; late, early or repeated."""
         if not events or events[-1].position <= self.position:
             return
+        self.offered = max(self.offered, events[-1].position)
         if events[0].position > self.position + 1:
             if len(self._early) < 10_000:
                 self._early_count += 1
@@ -210,6 +213,7 @@ class LogReader:
     def _start_over(self, head: Head) -> None:
         logger.error("log.replaced", had=self.position, has=head.position)
         self.epoch = head.epoch
+        self.offered = 0
         self._early.clear()
         self.ring.clear(head.position)
         self.lost()

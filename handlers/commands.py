@@ -1,0 +1,203 @@
+"""What a client may say over a WebSocket: a command is a validated model and a function that calls one service.
+
+Commands of one connection take effect in the order sent. Sends are handed to the committer without waiting for each
+other; any other command first waits until the sends before it are stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import orjson
+import structlog
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from domain.errors import Malformed, ParleyError, TooMany
+from domain.identity import Identity
+from domain.ids import ClientId, ConversationId
+from handlers import keys
+from handlers.reading import invalid
+from handlers.schemas.common import problem_dict, problem_of
+from handlers.schemas.commands import SendMessage
+from realtime.session import Session
+from services.message_commit import Known, Result, SendDraft, Stored
+
+logger = structlog.get_logger(__name__)
+
+MAX_ID = 64
+MAX_IN_FLIGHT = 256  # sends of one connection that may wait for their commit at once
+MAX_ABUSE = 10
+ABUSE_SECONDS = 10.0
+
+DataT = TypeVar("DataT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[DataT]):
+    """``run`` is given validated data, and returns the reply's ``data``: a model, JSON bytes, or None for ``{}``."""
+
+    data: type[DataT]
+    run: Callable[[Connection, DataT], Awaitable[BaseModel | bytes | None]]
+
+
+class Connection:
+    """One peer: takes its frames, answers each, in order of effect."""
+
+    __slots__ = ("_abuse", "_idle", "_in_flight", "_tokens", "_tokens_at", "app", "identity", "session")
+
+    def __init__(self, app: web.Application, session: Session, identity: Identity) -> None:
+        self.app = app
+        self.session = session
+        self.identity = identity
+        self._in_flight = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._abuse: deque[float] | None = None
+        rate = app[keys.REALTIME].command_rate
+        self._tokens = 2 * rate if rate else 0.0
+        self._tokens_at = 0.0
+
+    async def take(self, frame: bytes | str) -> bool:
+        """Carries out one frame. False where the peer has sent too many that are none."""
+        try:
+            id, op, data = _parse(frame)
+        except Malformed as error:
+            self._reply_error(None, error)
+            return not self._abused()
+        try:
+            self._spend()
+            if op == "message.send":
+                await self._send(id, data)
+                return True
+            command = self.app[keys.COMMANDS].get(op)
+            if command is None:
+                self._reply_error(id, Malformed(f"{op[:40]!r} is not a command", code="unknown_op"))
+                return not self._abused()
+            validated = _validate(command.data, data)
+            await self._quiet(0)
+            result = await command.run(self, validated)
+        except ParleyError as error:
+            self._reply_error(id, error, op)
+        except Exception:
+            logger.exception("command.failed", op=op)
+            self._reply_error(id, ParleyError(), op)
+        else:
+            self._reply(id, result, op)
+        return True
+
+    # Sends.
+
+    async def _send(self, id: str, data: object) -> None:
+        message = _validate(SendMessage, data)
+        message.check_attachments()
+        await self._quiet(MAX_IN_FLIGHT)
+        draft = SendDraft(
+            self.identity.tenant,
+            ConversationId(message.conversation_id),
+            self.identity.user,
+            ClientId(message.client_id),
+            message.body,
+            message.reply_to_seq,
+        )
+        self.app[keys.COMMITTER].submit(draft, lambda result: self._sent(id, draft, result))
+        self._in_flight += 1
+
+    def _sent(self, id: str, draft: SendDraft, result: Result) -> None:
+        if isinstance(result, Known):
+            self.app[keys.REALTIME].spawn(self._answer_known(id, draft, result))
+            return
+        if isinstance(result, Stored):
+            self._reply(id, result.data, "message.send")
+        else:
+            self._reply_error(id, result, "message.send")
+        self._landed()
+
+    async def _answer_known(self, id: str, draft: SendDraft, known: Known) -> None:
+        """A retry: the first message, as it is now."""
+        try:
+            message = await self.app[keys.MESSAGES].known(draft, known)
+        except ParleyError as error:
+            self._reply_error(id, error, "message.send")
+        else:
+            self._reply(id, message.model_dump_json(exclude={"status"}).encode(), "message.send")
+        finally:
+            self._landed()
+
+    def _landed(self) -> None:
+        self._in_flight -= 1
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def _quiet(self, most: int) -> None:
+        """Waits until at most ``most`` sends are under way."""
+        while self._in_flight > most:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    # Replies.
+
+    def _reply(self, id: str, result: BaseModel | bytes | None, op: str) -> None:
+        body = result.model_dump_json().encode() if isinstance(result, BaseModel) else result or b"{}"
+        self.session.send_control(
+            b'{"type":"reply","id":%b,"ok":true,"data":%b}' % (orjson.dumps(id), body), "reply"
+        )
+        self.app[keys.REALTIME].metrics.command(op, "ok")
+
+    def _reply_error(self, id: str | None, error: ParleyError, op: str = "invalid") -> None:
+        problem = problem_dict(problem_of(error))
+        if error.retry_after is not None:
+            problem["retry_after_ms"] = round(error.retry_after * 1000)
+        reply = {"type": "reply", "id": id, "ok": False, "error": problem}
+        self.session.send_control(orjson.dumps(reply), "reply")
+        self.app[keys.REALTIME].metrics.command(op, error.code)
+
+    # Limits.
+
+    def _abused(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._abuse is None:
+            self._abuse = deque(maxlen=MAX_ABUSE)
+        self._abuse.append(now)
+        return len(self._abuse) == MAX_ABUSE and now - self._abuse[0] < ABUSE_SECONDS
+
+    def _spend(self) -> None:
+        """A token bucket of two seconds' worth. Raises TooMany."""
+        rate = self.app[keys.REALTIME].command_rate
+        if rate is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._tokens = min(2 * rate, self._tokens + (now - self._tokens_at) * rate)
+        self._tokens_at = now
+        if self._tokens < 1:
+            raise TooMany(retry_after=(1 - self._tokens) / rate)
+        self._tokens -= 1
+
+
+def _parse(frame: bytes | str) -> tuple[str, str, object]:
+    """``(id, op, data)`` of a frame. Raises Malformed."""
+    try:
+        value: Any = orjson.loads(frame)
+    except orjson.JSONDecodeError:
+        raise Malformed("a frame is one JSON object in UTF-8") from None
+    if not isinstance(value, dict):
+        raise Malformed("a frame is one JSON object")
+    id, op = value.get("id"), value.get("op")
+    if not isinstance(id, str) or not 1 <= len(id) <= MAX_ID:
+        raise Malformed(f"id must be a string of 1 to {MAX_ID} characters")
+    if not isinstance(op, str):
+        raise Malformed("op must be a string")
+    if unknown := value.keys() - {"id", "op", "data"}:
+        raise Malformed(f"unknown field {sorted(unknown)[0][:40]!r}")
+    return id, op, value.get("data", {})
+
+
+def _validate(model: type[DataT], data: object) -> DataT:
+    """The data of a command. Raises InvalidFields."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error) from None

@@ -1,0 +1,84 @@
+"""Long polling: ``GET /realtime/poll``."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pydantic import Field
+
+from domain.errors import Unauthenticated, Unavailable
+from handlers import keys
+from handlers.endpoint import Call, Reply
+from handlers.realtime import Realtime, StreamQuery, begin, check_room, parse_topics
+from handlers.schemas.common import NoBody, QueryInt
+from realtime.codec import encode_cursor
+from realtime.events import Event
+from realtime.hub import Place
+from realtime.session import Poll
+
+
+class PollQuery(StreamQuery):
+    wait: QueryInt = Field(25, ge=0, le=55, description="Seconds to wait where there is nothing yet.")
+    limit: QueryInt = Field(100, ge=1, le=500, description="How many events at most.")
+
+
+async def get_poll(call: Call[NoBody, PollQuery]) -> Reply:
+    """Answers with what came after the cursor: at once, or as soon as there is something, or empty after ``wait``."""
+    realtime = call.app[keys.REALTIME]
+    identity = call.identity
+    groups = parse_topics(call.query.topics)
+    view, place = await begin(realtime, identity, call.query.cursor or None)
+    check_room(realtime, view)
+    if place.resync is not None:
+        return _resync(realtime, place)
+    poll = realtime.hub.poll(view, sign_in=identity.session, expires_at=identity.expires_at, groups=groups)
+    realtime.metrics.connection_opened("poll")
+    try:
+        wait = call.query.wait if call.query.cursor else 0
+        events, reached, more = await _read(realtime, poll, place.position, call.query.limit, wait)
+    finally:
+        realtime.hub.detach(poll)
+        realtime.metrics.connection_closed("poll", "answered")
+    if poll.ended:
+        raise Unauthenticated("the session has ended", code="session_revoked")
+    return _answer(realtime, events, reached, more=more)
+
+
+async def _read(
+    realtime: Realtime, poll: Poll, position: int, limit: int, wait: float
+) -> tuple[list[Event], int, bool]:
+    """Reads, and waits where there is nothing. Writes nothing that was read while the instance was not fresh (I9)."""
+    deadline = realtime.hub.clock() + wait
+    reached, more = position, False
+    while True:
+        events, reached, more = await poll.read(reached, limit)
+        if events:
+            try:
+                await asyncio.wait_for(realtime.hub.until_fresh(), max(1.0, deadline - realtime.hub.clock()))
+            except TimeoutError:
+                raise Unavailable("the log cannot be read right now") from None
+        remaining = deadline - realtime.hub.clock()
+        if events or poll.ended or poll.draining or remaining <= 0:
+            return events, reached, more
+        await poll.wait(remaining)
+
+
+def _answer(realtime: Realtime, events: list[Event], reached: int, *, more: bool) -> Reply:
+    cursor = encode_cursor(realtime.hub.epoch, reached)
+    body = b'{"events":[%b],"cursor":"%b","more":%b}' % (
+        b",".join([e.envelope for e in events]),
+        cursor.encode(),
+        b"true" if more else b"false",
+    )
+    return Reply(200, body)
+
+
+def _resync(realtime: Realtime, place: Place) -> Reply:
+    """The only entry, and the cursor to go on from."""
+    cursor = encode_cursor(realtime.hub.epoch, place.position).encode()
+    assert place.resync is not None
+    return Reply(
+        200,
+        b'{"events":[{"type":"resync","reason":"%b","cursor":"%b"}],"cursor":"%b","more":false}'
+        % (place.resync.encode(), cursor, cursor),
+    )

@@ -1,0 +1,162 @@
+"""What the three transports share: who may connect, where a session starts, and what it listens to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import web
+from pydantic import Field
+
+from domain.errors import (
+    FieldError,
+    InvalidFields,
+    OriginRefused,
+    TooManyConnections,
+    Unauthenticated,
+    Unavailable,
+)
+from domain.identity import Identity
+from domain.ids import DEFAULT_TENANT, TenantId, parse_id
+from handlers import keys
+from handlers.origins import Origins
+from handlers.schemas.common import Query
+from handlers.serving import Authenticator, bearer_token
+from realtime.events import GROUPS, Group
+from realtime.hub import Hub, NotFresh, Place
+from realtime.views import UserView
+from services.delivery import DeliveryMarks
+
+COOKIE = "parley_realtime"
+
+
+class StreamQuery(Query):
+    """What every transport takes."""
+
+    cursor: str | None = Field(
+        None, description="Where to go on; `Last-Event-ID` wins over it. None: from now on."
+    )
+    topics: str = Field(
+        "all", description="`all`, or a comma list of `messages`, `notifications`, `feed`, `post:{id}`."
+    )
+    ticket: str | None = Field(
+        None, description="A ticket of `POST /realtime/tickets`, where headers cannot be set."
+    )
+
+
+class Tickets(Protocol):
+    """Stands in for a header where a browser cannot set one. ``services.tickets.Tickets`` is one."""
+
+    async def redeem(self, tenant: TenantId, ticket: str, /) -> Identity:
+        """Spends a ticket. Raises Unauthenticated."""
+        ...
+
+
+class CookieAuthenticator(Authenticator, Protocol):
+    async def authenticate_cookie(self, tenant: TenantId, cookie: str, /) -> Identity: ...
+
+
+class ConnectionMetrics(Protocol):
+    """What the transports count."""
+
+    def connection_opened(self, transport: str) -> None: ...
+
+    def connection_closed(self, transport: str, reason: str) -> None: ...
+
+    def command(self, op: str, outcome: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Realtime:
+    """The parts a transport works with."""
+
+    hub: Hub
+    directory: CookieAuthenticator
+    tickets: Tickets
+    origins: Origins
+    marks: DeliveryMarks
+    metrics: ConnectionMetrics
+    spawn: Callable[[Coroutine[object, object, None]], None]
+    max_per_user: int
+    max_connections: int
+    command_rate: float | None
+    """Commands a second one WebSocket may send; None: any number."""
+
+
+async def sign_in(request: web.Request) -> Identity:
+    """Who opens a realtime connection: by header, else by cookie, else by ticket; a foreign origin is turned away first.
+
+    A good cookie leaves the ticket beside it unspent: a browser reconnects to the URL it was first given. Raises
+    OriginRefused and Unauthenticated. A token in the query string is never looked at: URLs end up in logs.
+    """
+    realtime = request.app[keys.REALTIME]
+    if not realtime.origins.allows(request.headers.get("Origin"), keys.client_of(request)):
+        raise OriginRefused()
+    tenant = request.get(keys.TENANT, DEFAULT_TENANT)
+    if "Authorization" in request.headers:
+        return await realtime.directory.authenticate(tenant, bearer_token(request))
+    cookie = request.cookies.get(COOKIE)
+    if cookie:
+        try:
+            return await realtime.directory.authenticate_cookie(tenant, cookie)
+        except Unauthenticated:
+            if "ticket" not in request.query:
+                raise
+    ticket = request.query.get("ticket")
+    if ticket:
+        return await realtime.tickets.redeem(tenant, ticket)
+    raise Unauthenticated()
+
+
+def parse_topics(text: str) -> frozenset[Group] | None:
+    """The groups a session listens to; None for all. Raises InvalidFields."""
+    if text == "all":
+        return None
+    groups: set[Group] = {"always"}
+    for name in text.split(","):
+        kind, _, id = name.partition(":")
+        if kind == "post" and parse_id(id) is not None:
+            continue
+        group = next((g for g in GROUPS if g == name and g != "always"), None)
+        if group is None:
+            raise InvalidFields([FieldError("topics", f"{name[:40]!r} is not a topic")])
+        groups.add(group)
+    return frozenset(groups)
+
+
+def presented_cursor(request: web.Request, query: StreamQuery) -> str | None:
+    """The cursor a stream goes on from. ``Last-Event-ID`` arrives as UTF-8 or not at all."""
+    return request.headers.get("Last-Event-ID") or query.cursor or None
+
+
+async def begin(realtime: Realtime, identity: Identity, presented: str | None) -> tuple[UserView, Place]:
+    """The user's view and the place their session starts at, to be used without waiting in between.
+
+    A cursor that is presented says that everything up to it has arrived. Raises Unavailable while the log cannot be read.
+    """
+    try:
+        place = await realtime.hub.place(presented)
+        view = await realtime.hub.view(identity.tenant, identity.user)
+    except NotFresh as error:
+        raise Unavailable("the log cannot be read right now") from error
+    if presented is not None and place.resync is None:
+        realtime.marks.mark(identity.tenant, identity.user, place.position)
+    return view, place
+
+
+def check_room(realtime: Realtime, view: UserView) -> None:
+    """Raises TooManyConnections where the user, or the instance, has as many as it may."""
+    if len(view.sessions) >= realtime.max_per_user or len(realtime.hub) >= realtime.max_connections:
+        raise TooManyConnections(retry_after=5)
+
+
+def hello(realtime: Realtime, identity: Identity, cursor: str) -> dict[str, object]:
+    """The first frame of a WebSocket and the first event of a stream."""
+    return {
+        "type": "hello",
+        "cursor": cursor,
+        "session_id": str(identity.session),
+        "user_id": str(identity.user),
+        "heartbeat_seconds": realtime.hub.heartbeat,
+    }
