@@ -25,7 +25,7 @@ from bench.report import as_json, table
 from bench.scenario import PARLEY, SOCKETIO, Report, peers, say
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6")
+SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S8")
 _QUIET = 0.15  # cores others may use before the figures are called noisy
 
 
@@ -50,8 +50,11 @@ def _wanted(only: str) -> set[str]:
 
 def _run(report: Report, wanted: set[str]) -> None:
     with peers() as others:
-        if wanted & {"S1", "S2", "S3", "S4"}:
-            with report.scenario("Parley for S1 to S4"), parley_stage.chat_server(report.plan) as stage:
+        if wanted & {"S1", "S2", "S3", "S4", "S8"}:
+            with (
+                report.scenario("Parley for S1 to S4 and S8"),
+                parley_stage.chat_server(report.plan) as stage,
+            ):
                 _speed(report, wanted, stage, others)
         if wanted & {"S5", "S6"}:
             weights: dict[str, float] = {}
@@ -78,6 +81,9 @@ def _speed(report: Report, wanted: set[str], stage: parley_stage.Stage, others: 
     if "S3" in wanted:
         with report.scenario("S3"):
             scenarios_fanout.bursts(report, servers, alone)
+    if "S8" in wanted:
+        with report.scenario("S8"):
+            scenarios_fanout.other_transports(report, stage.crowd)
 
 
 def _raise_file_limit() -> None:

@@ -13,7 +13,7 @@ import socket
 import time
 
 from bench.checker import WrongError, check_burst
-from bench.dialects import Dialect
+from bench.dialects import Opening, Publishing, Receiving
 
 _OPENING_AT_ONCE = 64  # below the smallest listen backlog among the peers (aiohttp: 128)
 _PER_ADDRESS = 8000  # receivers to one loopback source address, far below the ports it has
@@ -24,9 +24,10 @@ _SILENCE = 30.0
 class Receiver:
     """One receiving connection and the bytes it has not accounted for yet."""
 
-    __slots__ = ("buffer", "filled", "greeted", "name", "sock", "view")
+    __slots__ = ("buffer", "filled", "greeted", "index", "name", "sock", "view")
 
-    def __init__(self, name: str, sock: socket.socket, capacity: int) -> None:
+    def __init__(self, index: int, name: str, sock: socket.socket, capacity: int) -> None:
+        self.index = index
         self.name = name
         self.sock = sock
         self.buffer = bytearray(capacity)
@@ -55,12 +56,22 @@ class Receiver:
 class Crowd:
     """Receivers and one publisher on the server at 127.0.0.1:`port`. Close it after use.
 
+    A receiver that has to ask again for each message does so as soon as a burst was checked.
+
     `capacity` bounds the bytes of one burst for one receiver, `timeout` each wait. `cpu_seconds` is what this
     generator itself spent while the clock ran.
     """
 
-    def __init__(self, dialect: Dialect, port: int, capacity: int, timeout: float = _SILENCE) -> None:
-        self._dialect = dialect
+    def __init__(
+        self,
+        receiving: Receiving,
+        publishing: Publishing,
+        port: int,
+        capacity: int,
+        timeout: float = _SILENCE,
+    ) -> None:
+        self._receiving = receiving
+        self._publishing = publishing
         self._port = port
         self._capacity = capacity
         self._timeout = timeout
@@ -104,19 +115,19 @@ class Crowd:
                     self._settle(self._by_fd[fd])
                     continue
                 late.read()
-                if self._greet(late):
-                    self._admit(opening.pop(fd))
-
-    def _admit(self, receiver: Receiver) -> None:
-        self._receivers.append(receiver)
-        self._by_fd[receiver.sock.fileno()] = receiver
+                payloads = self._greet(late, self._receiving)
+                if payloads is not None:
+                    del opening[fd]
+                    self._receivers.append(late)
+                    self._by_fd[fd] = late
+                    self._follow_up(late, payloads)
 
     def _dial(self, index: int) -> Receiver:
         sock = self._connect(index // _PER_ADDRESS)
-        sock.sendall(self._dialect.open_request(index))
+        sock.sendall(self._receiving.open_request(index))
         sock.setblocking(False)
         self._epoll.register(sock, select.EPOLLIN)
-        return Receiver(f"receiver {index}", sock, self._capacity)
+        return Receiver(index, f"receiver {index}", sock, self._capacity)
 
     def _connect(self, group: int) -> socket.socket:
         sock = socket.socket()
@@ -127,41 +138,46 @@ class Crowd:
         sock.connect(("127.0.0.1", self._port))
         return sock
 
-    def _greet(self, receiver: Receiver) -> bool:
-        """Go on with a receiver that is being opened, and say whether it is ready."""
+    def _greet(self, receiver: Receiver, how: Opening) -> list[bytes] | None:
+        """Go on with a connection that is being opened; once it is ready, what it got so far."""
         if not receiver.greeted:
-            end = receiver.buffer.find(b"\r\n\r\n", 0, receiver.filled)
-            if end < 0:
-                return False
-            self._check_status(bytes(receiver.buffer[: end + 4]))
-            receiver.drop(end + 4)
+            if how.status is not None:
+                end = receiver.buffer.find(b"\r\n\r\n", 0, receiver.filled)
+                if end < 0:
+                    return None
+                head = bytes(receiver.buffer[: end + 4])
+                if head.split(b" ", 2)[1] != how.status:
+                    raise WrongError(f"the server refused a connection: {head!r}")
+                receiver.drop(end + 4)
             receiver.greeted = True
-            if self._dialect.greeting:
-                receiver.sock.sendall(self._dialect.greeting)
-        payloads, consumed = self._dialect.payloads(receiver.buffer, receiver.filled)
-        if not self._dialect.is_ready(payloads):
-            return False
+            if how.greeting:
+                receiver.sock.sendall(how.greeting)
+        payloads, consumed = how.payloads(receiver.buffer, receiver.filled)
+        if not how.is_ready(payloads):
+            return None
         receiver.drop(consumed)
-        return True
-
-    def _check_status(self, head: bytes) -> None:
-        if head.split(b" ", 2)[1] != self._dialect.status:
-            raise WrongError(f"the server refused a connection: {head!r}")
+        return payloads
 
     def _settle(self, receiver: Receiver) -> None:
         """Take what is whole out of a receiver's buffer, uncounted."""
-        receiver.drop(self._dialect.payloads(receiver.buffer, receiver.filled)[1])
+        payloads, consumed = self._receiving.payloads(receiver.buffer, receiver.filled)
+        receiver.drop(consumed)
+        self._follow_up(receiver, payloads)
+
+    def _follow_up(self, receiver: Receiver, payloads: list[bytes]) -> None:
+        if payloads and (request := self._receiving.follow_up(receiver.index, payloads[-1])):
+            receiver.sock.sendall(request)
 
     def open_publisher(self) -> None:
         """Open the connection that publishes. Raises WrongError."""
         sock = self._connect(0)
-        request = self._dialect.publisher_request()
+        request = self._publishing.publisher_request()
         if request:
-            receiver = Receiver("publisher", sock, 65536)
+            receiver = Receiver(-1, "publisher", sock, 65536)
             sock.sendall(request)
             while True:
                 receiver.read()
-                if self._greet(receiver):
+                if self._greet(receiver, self._publishing) is not None:
                     break
             self._answers += receiver.buffer[: receiver.filled]
         self._publisher = sock
@@ -186,7 +202,7 @@ class Crowd:
         Returns the seconds from the first byte written to the last one read and the last acknowledgement.
         Raises WrongError when a receiver lacks a message, has it twice, or out of order.
         """
-        published = self._dialect.publish(first, count)
+        published = self._publishing.publish(first, count)
         self._acknowledged = 0
         began, began_cpu = time.perf_counter(), time.process_time()
         goal = self._spread(published, count)
@@ -204,8 +220,8 @@ class Crowd:
                     self._read_answers()
                     continue
                 receiver.read()
-                payloads, consumed = self._dialect.payloads(receiver.buffer, receiver.filled)
-                if any(self._dialect.event(payload) for payload in payloads):
+                payloads, consumed = self._receiving.payloads(receiver.buffer, receiver.filled)
+                if any(self._receiving.event(payload) for payload in payloads):
                     raise WrongError(f"{receiver.name}: a message came that nobody had just sent")
                 receiver.drop(consumed)
 
@@ -234,11 +250,11 @@ class Crowd:
                     if before < goal <= now:
                         behind -= 1
                 elif receiver is reference:
-                    payloads, consumed = self._dialect.payloads(
+                    payloads, consumed = self._receiving.payloads(
                         reference.view[parsed:now].tobytes(), now - parsed
                     )
                     parsed += consumed
-                    seen += sum(self._dialect.event(payload) is not None for payload in payloads)
+                    seen += sum(self._receiving.event(payload) is not None for payload in payloads)
                     if seen >= count:
                         goal = parsed
                         behind = sum(each.filled < goal for each in self._receivers)
@@ -250,26 +266,30 @@ class Crowd:
         if not received:
             raise WrongError("the server closed the publisher's connection")
         self._answers += received
-        self._acknowledged += self._dialect.take_acknowledged(self._answers)
+        self._acknowledged += self._publishing.take_acknowledged(self._answers)
 
     def _verify(self, goal: int, first: int, count: int) -> None:
         reference = self._receivers[0]
         expected = bytes(reference.buffer[:goal])
-        self._check(reference, first, count)
+        last = self._check(reference, first, count)
         for receiver in self._receivers[1:]:
             if receiver.filled == goal and receiver.buffer.startswith(expected):
                 receiver.filled = 0
+                self._follow_up(receiver, last)
             else:
                 self._check(receiver, first, count)
 
-    def _check(self, receiver: Receiver, first: int, count: int) -> None:
-        """Read one receiver frame by frame, waiting for what a control frame in between has hidden."""
+    def _check(self, receiver: Receiver, first: int, count: int) -> list[bytes]:
+        """Read one receiver frame by frame, waiting for what a control frame in between has hidden.
+
+        Returns the payloads read last.
+        """
         seen: list[tuple[int, int]] = []
         deadline = time.monotonic() + self._timeout
         while True:
-            payloads, consumed = self._dialect.payloads(receiver.buffer, receiver.filled)
+            payloads, consumed = self._receiving.payloads(receiver.buffer, receiver.filled)
             receiver.drop(consumed)
-            events = (self._dialect.event(payload) for payload in payloads)
+            events = (self._receiving.event(payload) for payload in payloads)
             seen += [event for event in events if event is not None]
             if len(seen) >= count or time.monotonic() > deadline:
                 break
@@ -278,3 +298,5 @@ class Crowd:
             if more.poll(1000):
                 receiver.read()
         check_burst(receiver.name, seen, first, count)
+        self._follow_up(receiver, payloads)
+        return payloads

@@ -45,23 +45,38 @@ def upgrade(path: str, *headers: str) -> bytes:
     return "\r\n".join((*lines, "", "")).encode()
 
 
-class Dialect(Protocol):
-    """One way of receiving and publishing. Receivers are told apart by their index, from 0."""
+class Opening(Protocol):
+    """What a connection needs to be opened.
 
-    status: bytes
+    `status` is the HTTP status of the one answer a stream begins with; None where there is no stream, but an
+    answer to each request.
+    """
+
+    status: bytes | None
     greeting: bytes
+
+    def payloads(self, buffer: bytes | bytearray, end: int) -> tuple[list[bytes], int]:
+        """The whole payloads in `buffer[:end]`, and where reading goes on. Raises FrameError or WrongError."""
+
+    def is_ready(self, payloads: Sequence[bytes]) -> bool:
+        """Whether a connection that got these payloads since it was opened is ready."""
+
+
+class Receiving(Opening, Protocol):
+    """One way of receiving. Receivers are told apart by their index, from 0; ready ones get every message."""
 
     def open_request(self, index: int) -> bytes:
         """What the receiver `index` writes first."""
 
-    def is_ready(self, payloads: Sequence[bytes]) -> bool:
-        """Whether a receiver that got these payloads since it was opened now gets every message."""
-
-    def payloads(self, buffer: bytes | bytearray, end: int) -> tuple[list[bytes], int]:
-        """The whole payloads in `buffer[:end]`, and where reading goes on."""
-
     def event(self, payload: bytes) -> tuple[int, int] | None:
         """(server's seq, publisher's number) of a published message, None for anything else."""
+
+    def follow_up(self, index: int, payload: bytes) -> bytes:
+        """What the receiver `index` writes after `payload`, to get what comes next; empty for a stream."""
+
+
+class Publishing(Opening, Protocol):
+    """One way of publishing."""
 
     def publisher_request(self) -> bytes:
         """What the publisher writes first; empty when it may publish at once."""
@@ -77,11 +92,14 @@ class Dialect(Protocol):
 
 
 class _OverWebSocket:
-    status = b"101"
+    status: bytes | None = b"101"
     greeting = b""
 
     def payloads(self, buffer: bytes | bytearray, end: int) -> tuple[list[bytes], int]:
         return data_payloads(buffer, end)
+
+    def follow_up(self, index: int, payload: bytes) -> bytes:
+        return b""
 
 
 class HttpPublished(_OverWebSocket):
@@ -147,10 +165,7 @@ class SocketIO(_OverWebSocket):
 
 
 class Parley(_OverWebSocket):
-    """Parley's WebSocket: one conversation that the publisher and every receiver are members of.
-
-    `cursor`, when given, is presented by every receiver, so that each session is one that resumed.
-    """
+    """Parley's WebSocket: one conversation that the publisher and every receiver are members of."""
 
     def __init__(self, publisher: str, receivers: Sequence[str], conversation: str, run: int) -> None:
         self._publisher = publisher
@@ -168,12 +183,7 @@ class Parley(_OverWebSocket):
         return any(b'"hello"' in payload for payload in payloads)
 
     def event(self, payload: bytes) -> tuple[int, int] | None:
-        if b'"message.created"' not in payload:
-            return None
-        found = _SEQ.search(payload)
-        if found is None:
-            raise WrongError(f"an event without a seq: {payload!r}")
-        return int(found[1]), number_of(payload)
+        return parley_event(payload)
 
     def publisher_request(self) -> bytes:
         return self._open(self._publisher)
@@ -197,6 +207,16 @@ class Parley(_OverWebSocket):
                 raise WrongError(f"a send was refused: {payload!r}")
             taken += 1
         return taken
+
+
+def parley_event(payload: bytes) -> tuple[int, int] | None:
+    """(seq, publisher's number) of the first message.created that `payload` holds, None without one."""
+    if b'"message.created"' not in payload:
+        return None
+    found = _SEQ.search(payload)
+    if found is None:
+        raise WrongError(f"an event without a seq: {payload!r}")
+    return int(found[1]), number_of(payload)
 
 
 def client_id(run: int, number: int) -> bytes:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from bench.accounting import rss_bytes
 from bench.crowd import Crowd
-from bench.dialects import Dialect, HttpPublished, Parley, SocketIO
+from bench.dialects import HttpPublished, Parley, Publishing, Receiving, SocketIO
 from bench.load import Cost, Meter, settle_memory
+from bench.transports import LongPolling, ServerSentEvents
 
 _BYTES_PER_EVENT = 1500  # more than any server here writes for a 200-byte body
 _SETTLE_SECONDS = 2.0
@@ -19,8 +20,8 @@ _SETTLE_SECONDS = 2.0
 class Address:
     """A server and how to be let in. `tokens` and `conversation` are for Parley alone.
 
-    `kind` is `parley`, `socketio` or `http` (POST /pub, WebSocket /sub). `helpers` are processes beside the
-    server whose CPU is told apart.
+    `kind` is `parley`, `parley-sse`, `parley-poll`, `socketio` or `http` (POST /pub, WebSocket /sub).
+    `helpers` are processes beside the server whose CPU is told apart.
     """
 
     kind: str
@@ -31,11 +32,20 @@ class Address:
     tokens: tuple[str, ...] = field(default=(), repr=False)
     conversation: str = ""
 
-    def dialect(self) -> Dialect:
-        """How this server is spoken to, with message ids no other run uses."""
-        if self.kind == "parley":
-            return Parley(self.publisher, self.tokens, self.conversation, random.getrandbits(32))
-        return SocketIO() if self.kind == "socketio" else HttpPublished()
+    def crowd(self, capacity: int) -> Crowd:
+        """Nobody yet, but ready to be opened; message ids are ones no other run uses."""
+        publishing: Publishing
+        receiving: Receiving
+        if self.kind.startswith("parley"):
+            parley = Parley(self.publisher, self.tokens, self.conversation, random.getrandbits(32))
+            publishing = receiving = parley
+            if self.kind == "parley-sse":
+                receiving = ServerSentEvents(self.tokens)
+            elif self.kind == "parley-poll":
+                receiving = LongPolling(self.tokens)
+        else:
+            publishing = receiving = SocketIO() if self.kind == "socketio" else HttpPublished()
+        return Crowd(receiving, publishing, self.port, capacity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ class FanoutResult:
 
 def run_fanout(spec: FanoutSpec) -> FanoutResult:
     """Raises WrongError when a receiver lacks a message, has it twice, or out of order."""
-    crowd = Crowd(spec.address.dialect(), spec.address.port, spec.burst * _BYTES_PER_EVENT + 16384)
+    crowd = spec.address.crowd(spec.burst * _BYTES_PER_EVENT + 16384)
     try:
         crowd.grow(spec.receivers)
         crowd.open_publisher()
@@ -135,7 +145,7 @@ class HoldResult:
 def run_hold(spec: HoldSpec) -> HoldResult:
     """Raises WrongError when a connection is refused or dropped, or a broadcast does not reach everybody."""
     pids = spec.address.pids
-    crowd = Crowd(spec.address.dialect(), spec.address.port, 16384)
+    crowd = spec.address.crowd(16384)
     try:
         crowd.grow(spec.first)
         first_rss = _settled_rss(pids)

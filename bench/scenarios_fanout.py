@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.fanout import Address, FanoutResult, FanoutSpec, run_fanout
 from bench.load import in_own_process
 from bench.report import Row, Target
@@ -71,6 +73,28 @@ def bursts(report: Report, addresses: dict[str, Address], nchan_alone: float | N
     if PARLEY in figures:
         what = "deliveries (Nchan: one at a time, S2)"
         report.rows.append(Row("S3", what, figures[PARLEY][0], "per s", NCHAN, nchan_alone))
+
+
+def other_transports(report: Report, parley: Address) -> None:
+    """S8: S2's load received by Server-Sent Events and by long polling, against WebSocket in the same turns."""
+    kinds = ("parley", "parley-sse", "parley-poll")
+    addresses = {f"{PARLEY} {kind}": replace(parley, kind=kind) for kind in kinds}
+    websocket, sse, poll = _compare(report, "S8", addresses, 1, set()).values()
+    peer = "its WebSocket"
+    report.rows += [
+        Row(
+            "S8", "server CPU a delivery, SSE", sse[1], "µs", peer, websocket[1], Target("at most", 1.3, True)
+        ),
+        Row(
+            "S8",
+            "server CPU a delivery, long poll",
+            poll[1],
+            "µs",
+            peer,
+            websocket[1],
+            Target("at most", 6, True),
+        ),
+    ]
 
 
 def _rows(

@@ -16,6 +16,7 @@ from bench.checker import SequenceChecker, WrongError, check_burst
 from bench.crowd import Crowd
 from bench.dialects import BODY_BYTES, HttpPublished, Parley, SocketIO, body, client_id, number_of
 from bench.frames import FrameError, client_text, data_payloads, server_frames
+from bench.transports import LongPolling, ServerSentEvents
 
 
 def server_text(payload: bytes) -> bytes:
@@ -176,6 +177,29 @@ def test_chat_dialects_tell_replies_from_deliveries() -> None:
     assert socketio.read(b'438[{"client_id":"%b"}]' % client_id(1, 8)) == (ACKNOWLEDGED, 8, 0)
 
 
+def test_sse_blocks_are_read_through_chunks_and_never_before_they_are_whole() -> None:
+    block = b"id: c\nevent: message.created\ndata: " + EVENT % (client_id(1, 9), body(9)) + b"\n\n"
+    stream = (b"%x\r\n" % len(block) + block + b"\r\n") * 2
+    for cut in range(len(stream)):
+        first, consumed = ServerSentEvents(["t"]).payloads(stream, cut)
+        rest = stream[consumed:]
+        second, end = ServerSentEvents(["t"]).payloads(rest, len(rest))
+        assert [ServerSentEvents(["t"]).event(line) for line in first + second] == [(42, 9)] * 2, cut
+        assert stream[consumed + end :] in (b"", b"\r\n")
+
+
+def test_poll_answers_are_read_whole_and_asked_on_from_their_cursor() -> None:
+    polling = LongPolling(["t"])
+    answer = b'{"events":[' + EVENT % (client_id(1, 9), body(9)) + b'],"cursor":"next","more":false}'
+    stream = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer
+    assert polling.payloads(stream, len(stream) - 1) == ([], 0)
+    assert polling.payloads(stream, len(stream)) == ([answer], len(stream))
+    assert polling.event(answer) == (42, 9)
+    assert b"cursor=next " in polling.follow_up(0, answer)
+    with pytest.raises(WrongError, match="a poll was answered"):
+        polling.payloads(b"HTTP/1.1 429 Too Many\r\nContent-Length: 0\r\n\r\n", 45)
+
+
 # The crowd, against a server that does as it is told
 
 Answer = Callable[[int, list[bytes]], bytes]
@@ -228,7 +252,7 @@ def nothing(receiver: int, bodies: list[bytes]) -> bytes:
 @contextlib.contextmanager
 def crowd_of(receivers: int, burst: int, answer: Answer, later: Answer = nothing) -> Iterator[Crowd]:
     server = FakeServer(receivers, burst, answer, later)
-    crowd = Crowd(HttpPublished(), server.port, 65536, timeout=0.5)
+    crowd = Crowd(HttpPublished(), HttpPublished(), server.port, 65536, timeout=0.5)
     try:
         crowd.grow(receivers)
         crowd.open_publisher()
