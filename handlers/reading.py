@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import web
 from multidict import MultiMapping
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from domain.errors import FieldError, InvalidFields, Malformed, TooLarge
@@ -75,7 +75,7 @@ def parse_body(request: web.Request, raw: bytes, model: type[BodyT], *, form: bo
             raise syntax from None
         raise invalid(error) from None
     if b"\\u0000" in raw:
-        _refuse_nul(orjson.loads(raw))
+        _refuse_nul(orjson.loads(raw), model)
     return value
 
 
@@ -100,8 +100,13 @@ def parse_query(query: MultiMapping[str], model: type[QueryT]) -> QueryT:
 
 
 def invalid(error: ValidationError) -> InvalidFields:
-    """Every wrong field of a body, each with its JSON pointer. Never repeats what was sent."""
-    return InvalidFields([FieldError(pointer(e["loc"]), _detail(e)) for e in _errors(error)])
+    """The 422 of a body."""
+    return InvalidFields(field_errors(error))
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """Every wrong field, each with its JSON pointer, :data:`MAX_ERRORS` at most. Never repeats what was sent."""
+    return [FieldError(pointer(e["loc"]), _detail(e)) for e in _errors(error)]
 
 
 def pointer(location: Iterable[int | str]) -> str:
@@ -123,7 +128,7 @@ def _parse_form(raw: bytes, model: type[BodyT]) -> BodyT:
         raise InvalidFields(
             [FieldError(pointer((name,)), "is given more than once") for name in dict.fromkeys(twice)]
         )
-    _refuse_nul(fields)
+    _refuse_nul(fields, model)
     try:
         return model.model_validate(fields, strict=False)
     except ValidationError as error:
@@ -161,10 +166,16 @@ def _detail(error: ErrorDetails) -> str:
     return message[:300]
 
 
-def _refuse_nul(value: Any, at: tuple[int | str, ...] = ()) -> None:
-    """U+0000 cannot be stored as text by PostgreSQL, so no string may hold it, whatever its field allows."""
+def _refuse_nul(value: Any, model: type[BaseModel]) -> None:
+    """U+0000 cannot be stored as text by PostgreSQL, so no string may hold it, whatever its field allows.
+
+    But for secrets: they are never stored, and every byte of a password counts.
+    """
     found: list[FieldError] = []
-    rest: list[tuple[Any, tuple[int | str, ...]]] = [(value, at)]
+    secrets = {name for name, field in model.model_fields.items() if field.annotation is SecretStr}
+    if isinstance(value, dict):
+        value = {name: inner for name, inner in value.items() if name not in secrets}
+    rest: list[tuple[Any, tuple[int | str, ...]]] = [(value, ())]
     while rest and len(found) < MAX_ERRORS:
         item, where = rest.pop()
         if isinstance(item, str):
