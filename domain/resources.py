@@ -82,6 +82,13 @@ class OwnMessage(Message):
     status: Status | None
 
 
+class FormerText(Resource):
+    """A text that an edit replaced, and when."""
+
+    body: str
+    edited_at: Time
+
+
 class Member(Resource):
     user: User
     role: Role
