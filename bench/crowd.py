@@ -36,7 +36,7 @@ class Receiver:
         self.greeted = False
 
     def read(self) -> int:
-        """Read once. Raises WrongError at the end of the stream or when the buffer is full."""
+        """Read once. Raises WrongError at the end of the stream or when the buffer is full, OSError when it was cut."""
         room = self.view[self.filled :]
         if not room:
             raise WrongError(f"{self.name}: more than {len(self.buffer)} bytes came for one burst")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.fanout import Address, HoldResult, HoldSpec, run_hold
 from bench.load import in_own_process
 from bench.report import Row, Target
-from bench.scenario import PARLEY, PLAIN, SOCKETIO, Report, say
+from bench.scenario import PARLEY, Report, say
 from bench.stats import percentile
 
 _KIB, _MIB = 1024, 1024 * 1024
@@ -49,8 +49,8 @@ def weigh_peers(report: Report, addresses: dict[str, Address]) -> dict[str, floa
     """KiB a connection of each peer that is installed, at S5's size."""
     size = report.plan.idle_connections
     found = {}
-    for name in (PLAIN, SOCKETIO):
-        result = measure_hold(report, "S5", name, addresses[name], (size,))
+    for name, address in addresses.items():
+        result = measure_hold(report, "S5", name, address, (size,))
         found[name] = result.bytes_each(size) / _KIB
     return found
 
