@@ -50,9 +50,12 @@ def _wanted(only: str) -> set[str]:
 
 def _run(report: Report, wanted: set[str]) -> None:
     if wanted & {"S1", "S2", "S3", "S4", "S8"}:
-        with report.scenario("Parley for S1 to S4 and S8"), peers() as others:
-            with parley_stage.chat_server(report.plan) as stage:
-                _speed(report, wanted, stage, others)
+        with (
+            report.scenario("Parley for S1 to S4 and S8"),
+            peers() as others,
+            parley_stage.chat_server(report.plan) as stage,
+        ):
+            _speed(report, wanted, stage, others)
     if wanted & {"S5", "S6"}:
         weights: dict[str, float] = {}
         # Peers that have served nobody yet: memory once used is kept, and would hide what a connection takes.
