@@ -16,6 +16,13 @@ from domain.ids import TenantId
 
 if TYPE_CHECKING:
     from handlers.endpoint import Route
+    from handlers.service import Documents, Readiness, Scrape
+    from services.accounts import Accounts
+    from services.admin import Admin
+    from services.blocks import Blocks
+    from services.profiles import Profiles
+    from services.sign_ins import SignIns
+    from services.tickets import Tickets
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,18 @@ class Client:
         return f"{self.scheme}://{self.host}"
 
 
+# On the application
+ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
+ADMIN: web.AppKey[Admin] = web.AppKey("admin")
+BLOCKS: web.AppKey[Blocks] = web.AppKey("blocks")
+PROFILES: web.AppKey[Profiles] = web.AppKey("profiles")
+SIGN_INS: web.AppKey[SignIns] = web.AppKey("sign_ins")
+TICKETS: web.AppKey[Tickets] = web.AppKey("tickets")
+DOCUMENTS: web.AppKey[Documents] = web.AppKey("documents")
+READINESS: web.AppKey[Readiness] = web.AppKey("readiness")
+SCRAPE: web.AppKey[Scrape] = web.AppKey("scrape")
+
+# On the request
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id")
 CLIENT: web.RequestKey[Client] = web.RequestKey("client")
 TENANT: web.RequestKey[TenantId] = web.RequestKey("tenant")

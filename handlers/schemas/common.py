@@ -1,12 +1,10 @@
-"""What every resource's request and answer models are made of, and the problem object every error is told with."""
+"""What every resource's request and answer models are made of, and the object every error is told with."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-from domain.errors import ParleyError
 
 T = TypeVar("T")
 
@@ -96,27 +94,3 @@ class Problem(BaseModel):
         None, description="Name it when you ask for help; it is in the server's log."
     )
     errors: list[ProblemField] | None = Field(None, description="For 422: each wrong field.")
-
-
-def problem_of(error: ParleyError, *, instance: str | None = None, request_id: str | None = None) -> Problem:
-    """The problem object of an error; the same for a REST answer and for a WebSocket's ``error``."""
-    return Problem(
-        type=f"urn:parley:problem:{error.code}",
-        title=error.title,
-        status=error.status,
-        detail=error.detail,
-        instance=instance,
-        code=error.code,
-        request_id=request_id,
-        errors=[ProblemField(pointer=f.pointer, detail=f.detail) for f in error.fields] or None,
-    )
-
-
-def problem_json(problem: Problem) -> bytes:
-    """A problem as it is sent: members that say nothing are left out."""
-    return problem.model_dump_json(exclude_none=True).encode()
-
-
-def problem_dict(problem: Problem) -> dict[str, Any]:
-    """A problem as a JSON object, for embedding in a WebSocket reply."""
-    return problem.model_dump(exclude_none=True, mode="json")

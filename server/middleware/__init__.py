@@ -41,7 +41,7 @@ def install(
             observe(metrics, Proxies(settings.trusted_proxies)),
             errors,
             preflights(origins),
-            tenancy(tenants, settings.base_domain),
+            tenancy(tenants),
         ]
     )
     app.on_response_prepare.append(answer_headers(origins, draining))

@@ -11,12 +11,11 @@ from aiohttp.typedefs import Handler
 
 from domain.errors import MethodNotAllowed, NotFound, ParleyError, TooLarge, Unavailable
 from handlers import keys
-from handlers.schemas.common import Problem, problem_json, problem_of
+from handlers.problems import MEDIA_TYPE, encode_problem, problem_of
+from handlers.schemas.common import Problem
 from server.traces import trace_of
 
 log = structlog.get_logger("parley.http")
-
-PROBLEM = "application/problem+json"
 
 
 @web.middleware
@@ -102,7 +101,7 @@ def _unless_started(request: web.Request, error: Exception, response: web.Respon
 
 def _response(problem: Problem, headers: dict[str, str]) -> web.Response:
     return web.Response(
-        status=problem.status, body=problem_json(problem), headers={"Content-Type": PROBLEM, **headers}
+        status=problem.status, body=encode_problem(problem), headers={"Content-Type": MEDIA_TYPE, **headers}
     )
 
 
