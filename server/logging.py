@@ -7,14 +7,15 @@ credential; a field whose name says that it is one is blanked here all the same.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging.handlers import QueueHandler, QueueListener
 from typing import Any, TextIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import orjson
 import structlog
@@ -24,6 +25,8 @@ from server.settings import Settings
 
 _WAITING_LINES = 10_000
 """Lines that may wait for a slow terminal or pipe; past it they are dropped and counted."""
+
+_LAST_WORDS_SECONDS = 5.0
 
 _PRIVATE = ("password", "secret", "token", "authorization", "cookie", "ticket", "api_key", "private_key")
 _PRIVATE_EXACTLY = frozenset({"body", "content", "text", "cursor_key"})
@@ -51,8 +54,7 @@ def request_id() -> str | None:
 def without_password(url: str) -> str:
     """A URL fit for a log line or an error: credentials and query left out."""
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @contextmanager
@@ -70,8 +72,8 @@ def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING_LINES)
-    entry = _DroppingHandler(waiting)
+    writer = _Writer(stream)
+    entry = _Entry(writer)
     entry.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -81,37 +83,71 @@ def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
             ],
         )
     )
-    writer = logging.StreamHandler(stream)
-    writer.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     before = root.handlers[:], root.level
     root.handlers, root.level = [entry], level
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(capture=True)
-    listener = QueueListener(waiting, writer)
-    listener.start()
     try:
         yield
     finally:
-        listener.stop()
         logging.captureWarnings(capture=False)
         root.handlers, root.level = before
         structlog.reset_defaults()
-        if entry.dropped:
-            stream.write(f"parley: {entry.dropped} log lines were dropped: nobody read them fast enough\n")
+        writer.close()
 
 
-class _DroppingHandler(QueueHandler):
-    """Formats on the caller's side, where the request's context is; never waits for the writer."""
+class _Writer:
+    """Writes lines in a thread, so that a slow terminal or pipe never holds up the event loop."""
 
-    dropped = 0
+    def __init__(self, stream: TextIO) -> None:
+        self.dropped = 0
+        self._stream = stream
+        self._waiting: queue.SimpleQueue[str | None] = (
+            queue.SimpleQueue()
+        )  # takes no lock that another may hold
+        self._thread = threading.Thread(target=self._write, name="log-writer", daemon=True)
+        self._thread.start()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
+    def put(self, line: str) -> None:
+        """Never waits: past the limit the line is dropped and counted."""
+        if self._waiting.qsize() < _WAITING_LINES:
+            self._waiting.put(line)
+        else:
             self.dropped += 1
+
+    def close(self) -> None:
+        """Writes what waits, giving a reader that hangs a limited time to take it."""
+        self._waiting.put(None)
+        self._thread.join(_LAST_WORDS_SECONDS)
+
+    def _write(self) -> None:
+        # A reader that has gone away (a closed pipe) is no reason to stop serving.
+        with contextlib.suppress(OSError, ValueError):
+            while (line := self._waiting.get()) is not None:
+                self._stream.write(line + "\n")
+                if self._waiting.empty():
+                    self._stream.flush()
+            if self.dropped:
+                self._stream.write(
+                    f"parley: {self.dropped} log lines were dropped: nobody read them fast enough\n"
+                )
+            self._stream.flush()
+
+
+class _Entry(logging.Handler):
+    """Formats on the caller's side, where the request's context is."""
+
+    def __init__(self, writer: _Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.put(self.format(record))
+        except Exception:
+            self.handleError(record)
 
 
 def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

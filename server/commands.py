@@ -1,0 +1,109 @@
+"""What the command line does beside serving. Each starts the embedded services where no URL is given."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiojobs
+import structlog
+
+from domain.errors import InvalidFields, ParleyError
+from domain.ids import DEFAULT_TENANT, SessionId
+from domain.log import StoredEvent
+from server.embedded import EmbeddedServices
+from server.preflight import migrate_database
+from server.settings import Settings
+from server.startup import StartupError
+from services.accounts import Accounts
+from services.admin import Admin
+from services.security.passwords import PasswordHasher
+from services.security.tokens import TokenSigner
+from services.sign_ins import SignIns
+from services.tenants import Tenants
+from services.tenants import create_tenant as store_tenant
+from services.unit_of_work import UnitOfWork
+from storage import migrate as migrations
+from storage.database import Database
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("parley.commands")
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What a command that writes needs: a migrated database, and the way to write to it."""
+
+    database: Database
+    jobs: aiojobs.Scheduler
+    uow: UnitOfWork
+
+
+class _Alone:
+    """Stands where an instance has its hub and its memory of sign-ins. A command serves nobody, so there is nothing
+    to tell; running instances find what it writes in the log."""
+
+    def committed(self, events: Sequence[StoredEvent]) -> None:
+        pass
+
+    def forget(self, sessions: Iterable[SessionId], /) -> None:
+        pass
+
+
+async def migrate(settings: Settings) -> str:
+    """Brings the schema up to date; returns its revision. Raises `StartupError`."""
+    async with EmbeddedServices(settings) as services:
+        await migrate_database(services.database_url)
+    return await asyncio.to_thread(migrations.newest_revision)
+
+
+async def create_admin(
+    settings: Settings, username: str, email: str, password: str, tenant: str | None
+) -> str:
+    """Makes an account with every permission; returns what to tell the operator. Raises `StartupError`."""
+    alone = _Alone()
+    async with _workplace(settings) as work, PasswordHasher(rounds=settings.bcrypt_rounds) as passwords:
+        signer = TokenSigner(secrets.token_hex())  # nobody is signed in here, so any key will do
+        sign_ins = SignIns(work.database, work.uow, signer, passwords, alone)
+        accounts = Accounts(work.database, work.uow, passwords, sign_ins, alone)
+        where = DEFAULT_TENANT
+        if tenant is not None:
+            where = await Tenants(work.database, work.jobs).of_slug(tenant)
+        admin = Admin(work.database, work.uow, accounts, alone)
+        made = await admin.create_admin(where, username=username, email=email, password=password)
+    return f"{made.username} is an administrator (id {made.id})."
+
+
+async def create_tenant(settings: Settings, slug: str, name: str) -> str:
+    """Makes a tenant; returns what to tell the operator. Raises `StartupError`."""
+    async with _workplace(settings) as work:
+        tenant = await store_tenant(work.uow, slug, name)
+    domain = settings.base_domain
+    where = f"at {slug}.{domain}" if domain else "once PARLEY_BASE_DOMAIN is set, at its subdomain"
+    return f"The tenant {slug} (id {tenant}) is reached {where}."
+
+
+@asynccontextmanager
+async def _workplace(settings: Settings) -> AsyncIterator[Workplace]:
+    async with EmbeddedServices(settings) as services:
+        await migrate_database(services.database_url)
+        jobs = aiojobs.Scheduler(limit=None, exception_handler=_job_failed)
+        try:
+            async with Database(services.database_url, pool_size=2) as database:
+                yield Workplace(database, jobs, UnitOfWork(database, _Alone(), jobs))
+        except ParleyError as error:
+            raise StartupError(_told(error)) from error
+        finally:
+            await jobs.close()
+
+
+def _told(error: ParleyError) -> str:
+    if isinstance(error, InvalidFields):
+        return "; ".join(f"--{field.pointer.lstrip('/')} {field.detail}" for field in error.fields) + "."
+    return f"{error.detail}."
+
+
+def _job_failed(scheduler: aiojobs.Scheduler, context: dict[str, object]) -> None:
+    _log.error("job_failed", problem=str(context.get("exception")))
