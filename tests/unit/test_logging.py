@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,7 +67,7 @@ def test_what_libraries_log_takes_the_same_form() -> None:
     )
 
 
-async def test_every_line_of_a_request_and_its_children_carries_its_id(tmp_path: Path) -> None:
+def test_every_line_of_a_request_and_its_children_carries_its_id() -> None:
     stream = io.StringIO()
     log = structlog.get_logger("parley.test")
 
@@ -83,11 +82,14 @@ async def test_every_line_of_a_request_and_its_children_carries_its_id(tmp_path:
         log.info("child", expected=number)
         logging.getLogger("library").warning("%s", number)
 
-    with logging_to(stream, Settings(data_dir=tmp_path)):
+    async def serve() -> None:
         async with asyncio.TaskGroup() as requests:
             for number in ("one", "two"):
                 requests.create_task(handle(number))
         log.info("outside")
+
+    with logging_to(stream, Settings()):
+        asyncio.run(serve())
     by_event = lines(stream)
     assert all(line["request_id"] == line["expected"] for line in by_event if line["event"] == "child")
     assert all(line["request_id"] == line["event"] for line in by_event if line["logger"] == "library")
