@@ -22,11 +22,17 @@ from storage.tickets import TicketRow
 TICKET_SECONDS = 30
 
 
-class Tickets:
-    """Gives out tickets and the realtime cookie, and says who comes with one.
+class TicketInvalid(Unauthenticated):
+    """Never told why: a ticket is asked for and used at once, so the next step is the same, to ask for another."""
 
-    A ticket is good for 30 s and for one use, on any instance: its row is deleted by that use. Both are good only while
-    their sign-in is; both look-ups are made many at a time.
+    code, title = "ticket_invalid", "This ticket is not good, or not any more"
+
+
+class Tickets:
+    """Gives out tickets and the realtime cookie, and says who comes with a ticket.
+
+    A ticket is good for 30 s and for one use, on any instance: its row is deleted by that use. It and the cookie are
+    good only while their sign-in is. Tickets are stored and spent many at a time.
     """
 
     def __init__(
@@ -65,33 +71,23 @@ class Tickets:
         """The value of the realtime cookie for the caller's sign-in."""
         return self._tokens.realtime_cookie(identity.tenant, identity.user, identity.session)
 
-    async def redeem(self, tenant: TenantId, ticket: str) -> Identity | None:
+    async def redeem(self, tenant: TenantId, ticket: str) -> Identity:
         """Spends a ticket and says whose it was; it ends when the access token that asked for it does.
 
-        None for one that is unknown, spent, out of time, another tenant's, or of a sign-in that is over.
-        Raises Unavailable; then the ticket may be spent.
+        Raises Unauthenticated for one that is unknown, spent, out of time, another tenant's, or of a sign-in that is
+        over; Unavailable, and then the ticket may be spent.
         """
         digest = digest_opaque_token(ticket)
         if digest in self._under_way:  # the batch would give both what only the first may have
-            return None
+            raise TicketInvalid()
         self._under_way.add(digest)
         try:
             row = await self._spending.get(digest)
         finally:
             self._under_way.discard(digest)
         if row is None or row.tenant != tenant:
-            return None
-        try:
-            return await self._directory.identify(tenant, row.session, row.user, row.access_expires_at)
-        except Unauthenticated:
-            return None
-
-    async def from_cookie(self, tenant: TenantId, value: str) -> Identity | None:
-        """Whose cookie this is; it ends with the sign-in. None where it is not good (any more). Raises Unavailable."""
-        try:
-            return await self._directory.authenticate_cookie(tenant, value)
-        except Unauthenticated:
-            return None
+            raise TicketInvalid()
+        return await self._directory.identify(tenant, row.session, row.user, row.access_expires_at)
 
     async def _insert(self, rows: Sequence[TicketRow]) -> dict[TicketRow, bool]:
         async with self._database.connection() as connection:
