@@ -19,12 +19,23 @@ from services.unit_of_work import Transaction, UnitOfWork
 from services.visibility import visible_users
 from storage import conversations, members
 from storage.conversation_views import ConversationView, ListPlace, list_conversations, read_conversation
+from storage.conversations import Kind
 from storage.database import Connection, Database
 from storage.members import MemberRow
 from storage.users import UserRow
 
 MAX_MEMBERS = 5000
 """Members of a group. Beyond it, one message costs its conversation more than a broadcast channel would."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewConversation:
+    """What somebody wants to start. ``members``: usernames or ids. ``title``: of a group; None where not given."""
+
+    kind: Kind
+    members: Sequence[str]
+    title: str | None = None
+    history: History | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,57 +110,25 @@ class Conversations:
         self._database = database
         self._uow = uow
 
-    async def start_direct(
-        self, identity: Identity, names: Sequence[str], keep: KeptAnswer | None = None
+    async def start(
+        self, identity: Identity, wanted: NewConversation, keep: KeptAnswer | None = None
     ) -> Answer:
-        """The direct conversation with the one other user named: 201 where it is new, 200 where the pair has it.
+        """A new conversation: 201. Of a pair that has its direct conversation already, that one: 200.
 
-        Raises UserNotFound for who is not there or not visible, InvalidFields for oneself or for several.
+        Naming somebody twice changes nothing, and so does naming oneself in a group, which the caller owns. Raises
+        UserNotFound for who is not there or not visible, and InvalidFields, also (``group_full``) for more than
+        :data:`MAX_MEMBERS`.
         """
-        tenant, user = identity.tenant, identity.user
-
-        async def work(tx: Transaction) -> tuple[int, ConversationView]:
-            peer = _one_other(
-                await visible_users(tx.connection, tenant, user, names, "/members"), identity.user
-            )
-            known = await conversations.find_direct(tx.connection, tenant, user, peer)
-            if known is None:
-                new = ConversationId(new_id())
-                if await conversations.insert_direct(tx.connection, tenant, new, user, peer):
-                    return 201, await self._open(tx, identity, new, [(user, "member"), (peer, "member")])
-                known = await conversations.find_direct(tx.connection, tenant, user, peer)
-            assert known is not None, "the pair's other request has committed it"
-            return 200, await view_of(tx.connection, identity, known)
-
-        return await self._answer(identity, keep, work)
-
-    async def start_group(
-        self,
-        identity: Identity,
-        names: Sequence[str],
-        *,
-        title: str,
-        history: History,
-        keep: KeptAnswer | None = None,
-    ) -> Answer:
-        """A new group that the caller owns: 201. Naming somebody twice, or oneself, changes nothing.
-
-        Raises UserNotFound, and InvalidFields (``group_full``) for more than :data:`MAX_MEMBERS`.
-        """
-        tenant, user = identity.tenant, identity.user
-
-        async def work(tx: Transaction) -> tuple[int, ConversationView]:
-            found = await visible_users(tx.connection, tenant, user, names, "/members")
-            others = {row.id for row in found} - {user}
-            require_room(len(others) + 1)
-            new = ConversationId(new_id())
-            await conversations.insert_group(
-                tx.connection, tenant, new, title=title, history=history, creator=user
-            )
-            roles: list[tuple[UserId, Role]] = [(user, "owner"), *((other, "member") for other in others)]
-            return 201, await self._open(tx, identity, new, roles)
-
-        return await self._answer(identity, keep, work)
+        if wanted.kind == "direct":
+            if wanted.title is not None or wanted.history == "all":
+                name = "/title" if wanted.title is not None else "/history"
+                raise InvalidFields([FieldError(name, "is for groups")])
+            return await self._start_direct(identity, wanted.members, keep)
+        if wanted.title is None:
+            raise InvalidFields([FieldError("/title", "is required for a group")])
+        return await self._start_group(
+            identity, wanted.members, wanted.title, wanted.history or "joined", keep
+        )
 
     async def get(self, identity: Identity, conversation: ConversationId) -> Conversation:
         """One of the caller's conversations. Raises NotFound."""
@@ -157,19 +136,23 @@ class Conversations:
             return show_conversation(await view_of(connection, identity, conversation), identity.user)
 
     async def list(
-        self, identity: Identity, *, after: ListPlace | None, limit: int
-    ) -> tuple[list[Conversation], ListPlace | None]:
-        """A page of the caller's conversations, newest activity first, and where the next page begins.
+        self, identity: Identity, *, after: tuple[int, int] | None, limit: int
+    ) -> tuple[list[Conversation], tuple[int, int] | None]:
+        """A page of the caller's conversations, newest activity first, and the ``after`` of the next page.
 
         Pages that follow one first page keep the order of its moment, and show the conversations as they are now.
         """
         async with self._database.connection() as connection:
             views = await list_conversations(
-                connection, identity.tenant, identity.user, after=after, limit=limit + 1
+                connection,
+                identity.tenant,
+                identity.user,
+                after=ListPlace(*after) if after else None,
+                limit=limit + 1,
             )
         more, views = len(views) > limit, views[:limit]
         shown = [show_conversation(view, identity.user) for view in views]
-        return shown, ListPlace(views[-1].snapshot, views[-1].activity) if more else None
+        return shown, (views[-1].snapshot, views[-1].activity) if more else None
 
     async def update(
         self, identity: Identity, conversation: ConversationId, change: ConversationChange
@@ -209,6 +192,49 @@ class Conversations:
         """Raises NotFound where the caller is not in the conversation."""
         async with self._database.connection() as connection:
             await standing_of(connection, identity.tenant, identity.user, conversation)
+
+    async def _start_direct(
+        self, identity: Identity, names: Sequence[str], keep: KeptAnswer | None
+    ) -> Answer:
+        tenant, user = identity.tenant, identity.user
+
+        async def work(tx: Transaction) -> tuple[int, ConversationView]:
+            peer = _one_other(
+                await visible_users(tx.connection, tenant, user, names, "/members"), identity.user
+            )
+            known = await conversations.find_direct(tx.connection, tenant, user, peer)
+            if known is None:
+                new = ConversationId(new_id())
+                if await conversations.insert_direct(tx.connection, tenant, new, user, peer):
+                    return 201, await self._open(tx, identity, new, [(user, "member"), (peer, "member")])
+                known = await conversations.find_direct(tx.connection, tenant, user, peer)
+            assert known is not None, "the pair's other request has committed it"
+            return 200, await view_of(tx.connection, identity, known)
+
+        return await self._answer(identity, keep, work)
+
+    async def _start_group(
+        self,
+        identity: Identity,
+        names: Sequence[str],
+        title: str,
+        history: History,
+        keep: KeptAnswer | None,
+    ) -> Answer:
+        tenant, user = identity.tenant, identity.user
+
+        async def work(tx: Transaction) -> tuple[int, ConversationView]:
+            found = await visible_users(tx.connection, tenant, user, names, "/members")
+            others = {row.id for row in found} - {user}
+            require_room(len(others) + 1)
+            new = ConversationId(new_id())
+            await conversations.insert_group(
+                tx.connection, tenant, new, title=title, history=history, creator=user
+            )
+            roles: list[tuple[UserId, Role]] = [(user, "owner"), *((other, "member") for other in others)]
+            return 201, await self._open(tx, identity, new, roles)
+
+        return await self._answer(identity, keep, work)
 
     async def _open(
         self,

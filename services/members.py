@@ -20,6 +20,7 @@ been in longest becomes the owner, or else the member who has. A direct conversa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from domain.errors import Conflict, Forbidden, NotFound
 from domain.identity import Identity
@@ -29,7 +30,7 @@ from domain.resources import Member, Role
 from services.conversation_events import member_added, member_removed, member_updated
 from services.conversations import require_room, show_conversation, show_member, view_of
 from services.idempotency import Answer, KeptAnswer, answer_of, run_kept
-from services.membership import locked_standing, require_leader
+from services.membership import locked_standing, require_leader, standing_of
 from services.profiles import show_user
 from services.unit_of_work import Transaction, UnitOfWork
 from services.visibility import user_name, visible_users
@@ -57,21 +58,31 @@ class Members:
         self._uow = uow
 
     async def list(
-        self, identity: Identity, conversation: ConversationId, *, after: MembersPlace | None, limit: int
-    ) -> tuple[list[Member], MembersPlace | None]:
-        """A page of members, the longest in first, and where the next page begins. Raises NotFound.
+        self,
+        identity: Identity,
+        conversation: ConversationId,
+        *,
+        after: tuple[int, int, UUID] | None,
+        limit: int,
+    ) -> tuple[list[Member], tuple[int, int, UUID] | None]:
+        """A page of members, the longest in first, and the ``after`` of the next page. Raises NotFound.
 
         Who joins after the first page was read is in none of the pages that follow it.
         """
         async with self._database.connection() as connection:
             found = await members.list_members(
-                connection, identity.tenant, conversation, identity.user, after=after, limit=limit + 1
+                connection,
+                identity.tenant,
+                conversation,
+                identity.user,
+                after=MembersPlace(*after) if after else None,
+                limit=limit + 1,
             )
         if found is None:
             raise NotFound()
         rows, snapshot = found
         more, rows = len(rows) > limit, rows[:limit]
-        last = MembersPlace(snapshot, rows[-1].joined_position, rows[-1].user.id) if more else None
+        last = (snapshot, rows[-1].joined_position, rows[-1].user.id) if more else None
         return [show_member(row) for row in rows], last
 
     async def add(
@@ -149,6 +160,12 @@ class Members:
             await log.close_windows(tx.connection, tenant, conversation, [member.user.id], removed.position)
 
         await self._uow.run(work)
+
+    async def require(self, identity: Identity, conversation: ConversationId, name: str) -> None:
+        """Raises NotFound where the caller, or the user named, is not in the conversation."""
+        async with self._database.connection() as connection:
+            await standing_of(connection, identity.tenant, identity.user, conversation)
+            await self._find(connection, identity.tenant, conversation, name)
 
     async def _tell_added(
         self, tx: Transaction, tenant: TenantId, conversation: ConversationId, new: Sequence[UserRow]

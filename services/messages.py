@@ -194,6 +194,12 @@ class Messages:
 
         await self._uow.run(work)
 
+    async def require(self, identity: Identity, conversation: ConversationId, seq: int) -> None:
+        """Raises NotFound where the caller may not see the message."""
+        async with self._database.connection() as connection:
+            standing = await standing_of(connection, identity.tenant, identity.user, conversation)
+        require_seen(standing, seq)
+
     async def _refuse_attachments(
         self, identity: Identity, conversation: ConversationId, text: NewText
     ) -> None:

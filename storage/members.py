@@ -145,7 +145,7 @@ class MembersPlace:
 
     snapshot: int
     joined_position: int
-    user: UserId
+    user: UUID
 
 
 def member_row(values: Sequence[Any]) -> MemberRow:
