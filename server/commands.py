@@ -14,7 +14,9 @@ import structlog
 from domain.errors import InvalidFields, ParleyError
 from domain.ids import DEFAULT_TENANT, SessionId
 from domain.log import StoredEvent
+from handlers.routes import ROUTES
 from server.embedded import EmbeddedServices
+from server.openapi import build, encode
 from server.preflight import migrate_database
 from server.settings import Settings
 from server.startup import StartupError
@@ -83,6 +85,11 @@ async def create_tenant(settings: Settings, slug: str, name: str) -> str:
     domain = settings.base_domain
     where = f"at {slug}.{domain}" if domain else "once PARLEY_BASE_DOMAIN is set, at its subdomain"
     return f"The tenant {slug} (id {tenant}) is reached {where}."
+
+
+def openapi_document() -> str:
+    """The OpenAPI document as JSON, the one an instance serves."""
+    return encode(build(ROUTES)).decode()
 
 
 @asynccontextmanager
