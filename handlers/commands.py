@@ -21,8 +21,8 @@ from domain.errors import Malformed, ParleyError, TooMany
 from domain.identity import Identity
 from domain.ids import ClientId, ConversationId
 from handlers import keys
+from handlers.problems import problem_of
 from handlers.reading import invalid
-from handlers.schemas.common import problem_dict, problem_of
 from handlers.schemas.commands import SendMessage
 from realtime.session import Session
 from services.message_commit import Known, Result, SendDraft, Stored
@@ -118,8 +118,10 @@ class Connection:
 
     async def _answer_known(self, id: str, draft: SendDraft, known: Known) -> None:
         """A retry: the first message, as it is now."""
+        client_id = draft.client_id
+        assert client_id is not None
         try:
-            message = await self.app[keys.MESSAGES].known(draft, known)
+            message = await self.app[keys.MESSAGES].find_sent(self.identity, client_id, known.digest)
         except ParleyError as error:
             self._reply_error(id, error, "message.send")
         else:
@@ -148,7 +150,7 @@ class Connection:
         self.app[keys.REALTIME].metrics.command(op, "ok")
 
     def _reply_error(self, id: str | None, error: ParleyError, op: str = "invalid") -> None:
-        problem = problem_dict(problem_of(error))
+        problem = problem_of(error).model_dump(exclude_none=True, mode="json")
         if error.retry_after is not None:
             problem["retry_after_ms"] = round(error.retry_after * 1000)
         reply = {"type": "reply", "id": id, "ok": False, "error": problem}

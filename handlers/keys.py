@@ -6,8 +6,9 @@ imported under ``TYPE_CHECKING``. Handlers reach it as ``call.app[keys.ACCOUNTS]
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -15,14 +16,24 @@ from domain.identity import Identity
 from domain.ids import TenantId
 
 if TYPE_CHECKING:
+    from handlers.commands import Command
     from handlers.endpoint import Route
+    from handlers.realtime import Realtime
     from handlers.service import Documents, Readiness, Scrape
     from services.accounts import Accounts
     from services.admin import Admin
     from services.blocks import Blocks
+    from services.conversations import Conversations
+    from services.members import Members
+    from services.message_commit import MessageCommitter
+    from services.messages import Messages
+    from services.presence import PresenceService
     from services.profiles import Profiles
+    from services.reactions import Reactions
+    from services.receipts import Receipts
     from services.sign_ins import SignIns
     from services.tickets import Tickets
+    from services.typing import TypingService
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,16 @@ BLOCKS: web.AppKey[Blocks] = web.AppKey("blocks")
 PROFILES: web.AppKey[Profiles] = web.AppKey("profiles")
 SIGN_INS: web.AppKey[SignIns] = web.AppKey("sign_ins")
 TICKETS: web.AppKey[Tickets] = web.AppKey("tickets")
+COMMANDS: web.AppKey[Mapping[str, Command[Any]]] = web.AppKey("commands")
+COMMITTER: web.AppKey[MessageCommitter] = web.AppKey("committer")
+CONVERSATIONS: web.AppKey[Conversations] = web.AppKey("conversations")
+MEMBERS: web.AppKey[Members] = web.AppKey("members")
+MESSAGES: web.AppKey[Messages] = web.AppKey("messages")
+PRESENCE: web.AppKey[PresenceService] = web.AppKey("presence")
+REACTIONS: web.AppKey[Reactions] = web.AppKey("reactions")
+REALTIME: web.AppKey[Realtime] = web.AppKey("realtime")
+RECEIPTS: web.AppKey[Receipts] = web.AppKey("receipts")
+TYPING: web.AppKey[TypingService] = web.AppKey("typing")
 DOCUMENTS: web.AppKey[Documents] = web.AppKey("documents")
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness")
 SCRAPE: web.AppKey[Scrape] = web.AppKey("scrape")

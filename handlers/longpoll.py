@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from domain.errors import Unauthenticated, Unavailable
 from handlers import keys
-from handlers.endpoint import Call, Reply
-from handlers.realtime import Realtime, StreamQuery, begin, check_room, parse_topics
+from handlers.endpoint import Call, Reply, Route
+from handlers.realtime import Realtime, StreamQuery, begin, check_room, parse_topics, sign_in
 from handlers.schemas.common import NoBody, QueryInt
 from realtime.codec import encode_cursor
 from realtime.events import Event
@@ -20,6 +21,14 @@ from realtime.session import Poll
 class PollQuery(StreamQuery):
     wait: QueryInt = Field(25, ge=0, le=55, description="Seconds to wait where there is nothing yet.")
     limit: QueryInt = Field(100, ge=1, le=500, description="How many events at most.")
+
+
+class PollAnswer(BaseModel):
+    """What there was after the cursor, oldest first. With ``more`` there is more to be had at once."""
+
+    events: list[dict[str, Any]] = Field(description="Envelopes as on every transport, or one `resync`.")
+    cursor: str
+    more: bool
 
 
 async def get_poll(call: Call[NoBody, PollQuery]) -> Reply:
@@ -82,3 +91,22 @@ def _resync(realtime: Realtime, place: Place) -> Reply:
         b'{"events":[{"type":"resync","reason":"%b","cursor":"%b"}],"cursor":"%b","more":false}'
         % (place.resync.encode(), cursor, cursor),
     )
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/v1/realtime/poll",
+        get_poll,
+        "Waits for events (long polling).",
+        "Realtime",
+        query=PollQuery,
+        answers={200: PollAnswer},
+        errors=(400, 403, 429),
+        description="The answer acknowledges nothing; asking with its cursor does.",
+        auth=False,
+        sign_in=sign_in,
+        limit="realtime",
+        stream=True,
+    ),
+)

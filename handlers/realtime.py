@@ -18,15 +18,17 @@ from domain.errors import (
     Unavailable,
 )
 from domain.identity import Identity
-from domain.ids import DEFAULT_TENANT, TenantId, parse_id
+from domain.ids import DEFAULT_TENANT, parse_id
 from handlers import keys
 from handlers.origins import Origins
 from handlers.schemas.common import Query
-from handlers.serving import Authenticator, bearer_token
+from handlers.serving import bearer_token
 from realtime.events import GROUPS, Group
 from realtime.hub import Hub, NotFresh, Place
 from realtime.views import UserView
 from services.delivery import DeliveryMarks
+from services.sessions import SessionDirectory
+from services.tickets import Tickets
 
 COOKIE = "parley_realtime"
 
@@ -45,18 +47,6 @@ class StreamQuery(Query):
     )
 
 
-class Tickets(Protocol):
-    """Stands in for a header where a browser cannot set one. ``services.tickets.Tickets`` is one."""
-
-    async def redeem(self, tenant: TenantId, ticket: str, /) -> Identity:
-        """Spends a ticket. Raises Unauthenticated."""
-        ...
-
-
-class CookieAuthenticator(Authenticator, Protocol):
-    async def authenticate_cookie(self, tenant: TenantId, cookie: str, /) -> Identity: ...
-
-
 class ConnectionMetrics(Protocol):
     """What the transports count."""
 
@@ -72,7 +62,7 @@ class Realtime:
     """The parts a transport works with."""
 
     hub: Hub
-    directory: CookieAuthenticator
+    directory: SessionDirectory
     tickets: Tickets
     origins: Origins
     marks: DeliveryMarks

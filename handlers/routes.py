@@ -2,8 +2,37 @@
 
 from __future__ import annotations
 
+from handlers import (
+    accounts,
+    admin,
+    blocks,
+    conversations,
+    longpoll,
+    members,
+    messages,
+    reactions,
+    receipts,
+    service,
+    sse,
+    tickets,
+    users,
+    websocket,
+)
 from handlers.endpoint import Route
 
-API = "/api/v1"
-
-ROUTES: tuple[Route, ...] = ()
+ROUTES: tuple[Route, ...] = (
+    *accounts.ROUTES,
+    *users.ROUTES,
+    *admin.ROUTES,
+    *blocks.ROUTES,
+    *conversations.ROUTES,
+    *members.ROUTES,
+    *messages.ROUTES,
+    *reactions.ROUTES,
+    *receipts.ROUTES,
+    *tickets.ROUTES,
+    *websocket.ROUTES,
+    *sse.ROUTES,
+    *longpoll.ROUTES,
+    *service.ROUTES,
+)

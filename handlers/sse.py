@@ -12,8 +12,8 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from domain.identity import Identity
 from domain.log import inbox
 from handlers import keys
-from handlers.endpoint import Call
-from handlers.realtime import StreamQuery, begin, check_room, hello, parse_topics, presented_cursor
+from handlers.endpoint import Call, Route
+from handlers.realtime import StreamQuery, begin, check_room, hello, parse_topics, presented_cursor, sign_in
 from handlers.schemas.common import NoBody
 from realtime.closing import EXPIRED, STALLED, Closing
 from realtime.codec import Wire, encode_envelope, sse_block
@@ -97,3 +97,23 @@ async def get_sse(call: Call[NoBody, StreamQuery]) -> web.StreamResponse:
                 "sse", transport.closing.reason if transport.closing else "gone"
             )
     return response
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/v1/realtime/sse",
+        get_sse,
+        "Streams events (Server-Sent Events).",
+        "Realtime",
+        query=StreamQuery,
+        answers={200: None},
+        errors=(400, 403, 429),
+        description="`Last-Event-ID` resumes. Described by the AsyncAPI document beside this one.",
+        auth=False,
+        sign_in=sign_in,
+        limit="realtime",
+        stream=True,
+        produces="text/event-stream",
+    ),
+)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Coroutine
 from aiohttp import WSMsgType, web
 
 from domain.errors import Malformed, TooManyConnections
-from domain.identity import Identity
 from handlers import keys
 from handlers.commands import Connection
-from handlers.endpoint import Call
-from handlers.realtime import Realtime, StreamQuery, begin, check_room, hello, parse_topics
+from handlers.endpoint import Call, Route
+from handlers.realtime import StreamQuery, begin, check_room, hello, parse_topics, sign_in
 from handlers.schemas.common import NoBody
 from realtime.closing import PROTOCOL_ABUSE, TOO_MANY, Closing
 from realtime.codec import Wire
@@ -155,3 +154,22 @@ async def _serve(
                 return
     except (ConnectionError, RuntimeError):  # the peer went away while it was being answered
         return
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/v1/realtime/ws",
+        get_websocket,
+        "Opens a WebSocket (subprotocol `parley.v1`).",
+        "Realtime",
+        query=StreamQuery,
+        answers={101: None},
+        errors=(400, 403, 429),
+        description="The frames are described by the AsyncAPI document beside this one.",
+        auth=False,
+        sign_in=sign_in,
+        limit="realtime",
+        stream=True,
+    ),
+)

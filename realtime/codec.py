@@ -101,9 +101,9 @@ def encode_hint(events: Iterable[StoredEvent]) -> bytes:
         [
             (
                 e.position,
-                e.tenant,
+                str(e.tenant),
                 int(e.topic.kind),
-                e.topic.id,
+                str(e.topic.id),
                 e.type,
                 e.at,
                 e.data.decode(),

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
@@ -29,11 +29,13 @@ logger = structlog.get_logger(__name__)
 class HubMetrics(Protocol):
     """What the hub counts."""
 
-    def catch_up(self, source: str, events: int) -> None: ...
+    def caught_up(self, source: Literal["ring", "database"], events: int) -> None: ...
 
-    def dispatched(self, events: int) -> None: ...
+    def delivered(self, transport: str, events: int) -> None: ...
 
     def fell_behind(self) -> None: ...
+
+    def resynced(self, reason: str) -> None: ...
 
 
 class ViewLoader(Protocol):
@@ -103,8 +105,14 @@ class Hub:
         self.queue_bytes = self._limits.queue_bytes
         self.heartbeat = self._limits.heartbeat
         self.position = 0
+        self.written: dict[Wire, int] = {"ws": 0, "sse": 0}
+        """Events written since they were last counted."""
         self.revoked: Callable[[Iterable[SessionId]], None] = lambda sign_ins: None
         """Called with the sign-ins an event ended, whether they have a session here or not."""
+        self.appeared: Callable[[UserId], None] = lambda user: None
+        """Called when a user who had no session or poll here has one, perhaps again. Polls come and go all the time."""
+        self.disappeared: Callable[[UserId], None] = lambda user: None
+        """Called when a user's last session or poll here has gone."""
 
     def start(self) -> None:
         """Joins the reader, which has started."""
@@ -174,7 +182,6 @@ class Hub:
                     events.append(event)
         self._deliver(groups)
         self.position = batch[-1].position
-        self._metrics.dispatched(len(batch))
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
@@ -251,6 +258,10 @@ class Hub:
         self._flush_at = 0
         self._flush_scheduled = False
         self._joined.clear()
+        for wire, events in self.written.items():
+            if events:
+                self._metrics.delivered(wire, events)
+                self.written[wire] = 0
 
     def joined(self, chunks: Sequence[Chunk], wire: Wire) -> bytes:
         """Chunks as one run of bytes in the order of the log; sessions with the same chunks share it."""
@@ -277,11 +288,11 @@ class Hub:
         return data
 
     def live(
-        self, topic: bytes, payload: bytes, type_: str, group: Group, skip: UserId | None = None
+        self, topic: bytes, payload: bytes, type_: str, group: Group, skip: Collection[UserId] = ()
     ) -> None:
-        """Offers an event that is not in the log to whoever has the topic open now."""
+        """Offers an event that is not in the log to whoever has the topic open now, but to those in ``skip``."""
         for view in self._topics.of(topic):
-            if view.user != skip:
+            if view.user not in skip:
                 for follower in view.sessions:
                     follower.offer_live(payload, type_, group)
 
@@ -292,6 +303,12 @@ class Hub:
 
     async def place(self, presented: str | None) -> Place:
         """Where a session with that cursor starts. Raises :class:`NotFresh` where the log cannot be read now."""
+        place = await self._place(presented)
+        if place.resync is not None:
+            self._metrics.resynced(place.resync)
+        return place
+
+    async def _place(self, presented: str | None) -> Place:
         if not self.fresh:
             await self._try_fresh()
         await self.reached(self._reader.offered, 0.5)
@@ -397,6 +414,8 @@ class Hub:
     def _attach(self, follower: Session | Poll, view: UserView) -> None:
         current = self._views.setdefault(view.user, view)
         assert current is view, "take the view, and open the session, without waiting in between"
+        if not view.sessions:
+            self.appeared(view.user)
         view.sessions.append(follower)
         self._idle.pop(view.user, None)
         self._followers[follower] = None
@@ -407,9 +426,14 @@ class Hub:
             del self._followers[follower]
             view = follower.view
             view.sessions.remove(follower)
-            if not view.sessions and self._views.get(view.user) is view:
+            if view.sessions:
+                return
+            current = self._views.get(view.user)
+            if current is view:
                 view.idle_since = self.clock()
                 self._idle[view.user] = view
+            if current is None or not current.sessions:
+                self.disappeared(view.user)
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -431,7 +455,7 @@ class Hub:
         if len(events) >= limit:
             events = events[:limit]
             reached = events[-1].position
-        self._metrics.catch_up("memory", len(events))
+        self._metrics.caught_up("ring", len(events))
         return _shown(events, view.user), reached
 
     async def read_stored(self, view: UserView, after: int, limit: int) -> tuple[list[Event], int]:
@@ -440,7 +464,7 @@ class Hub:
         windows = [window(*span) for span in view.spans(after, upto)]
         stored = await self._source.windows(windows, after, upto, limit)
         events = [Event(e, self.epoch) for e in stored]
-        self._metrics.catch_up("database", len(events))
+        self._metrics.caught_up("database", len(events))
         return _shown(events, view.user), events[-1].position if len(events) == limit else upto
 
     async def until_fresh(self) -> None:

@@ -47,9 +47,11 @@ class LogSource(Protocol):
 class LogMetrics(Protocol):
     """What the reader counts."""
 
-    def gap_healed(self, events: int) -> None: ...
+    def gap_healed(self) -> None: ...
 
-    def log_read(self, position: int, lag_seconds: float) -> None: ...
+    def log_read(self, head: int, behind: int, seconds: float) -> None:
+        """The head as stored, how far this instance had been behind it, and for how long it then was."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,7 @@ class LogReader:
     async def read_head(self) -> None:
         """Reads the head and everything up to it; afterwards the instance is fresh."""
         started = self._clock()
+        before = self.position
         head = await asyncio.wait_for(self._source.head(), self._timing.source)
         # A position that was seen had been committed, so a head below it is another log.
         if head.epoch != self.epoch or (head.position < self.position and await self._really_lost()):
@@ -200,7 +203,7 @@ class LogReader:
             await self._read_to(head.position)
         was_fresh = self.fresh
         self._fresh_until = started + self._timing.stale
-        self._metrics.log_read(self.position, self._clock() - started)
+        self._metrics.log_read(head.position, max(0, head.position - before), self._clock() - started)
         if not was_fresh and self.fresh:
             self.became_fresh()
 
@@ -258,4 +261,4 @@ class LogReader:
                 healed += len(page)
                 self._apply(page)
             if healed:
-                self._metrics.gap_healed(healed)
+                self._metrics.gap_healed()

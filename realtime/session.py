@@ -50,7 +50,7 @@ class Follower(Protocol):
 
     def offer(self, chunk: Chunk) -> None: ...
 
-    def offer_live(self, payload: bytes, type_: str, group: Group) -> None: ...
+    def offer_live(self, payload: bytes, type_: str, group: Group) -> bool: ...
 
     def revoked(self) -> None: ...
 
@@ -134,11 +134,17 @@ class Session:
             self._flushing = True
             self._hub.want_flush(self)
 
-    def offer_live(self, payload: bytes, type_: str, group: Group) -> None:
-        """Takes an event without a position. The first thing to be shed where the peer is slow."""
-        wanted = self._groups is None or group in self._groups
-        if self.state is State.LIVE and wanted and self.transport.buffered() < self._hub.queue_bytes // 4:
-            self.send_control(payload, type_)
+    def offer_live(self, payload: bytes, type_: str, group: Group) -> bool:
+        """Takes an event without a position; False where it does not. The first thing to be shed where the peer is
+        slow, and never taken while the hub is not fresh (I9)."""
+        if self.state is not State.LIVE or not self._hub.fresh:
+            return False
+        if self._groups is not None and group not in self._groups:
+            return False
+        if self.transport.buffered() >= self._hub.queue_bytes // 4:
+            return False
+        self.send_control(payload, type_)
+        return True
 
     def send_control(self, payload: bytes, type_: str, cursor: str | None = None) -> None:
         """Queues a frame that is not an event of the log: a reply, a notice. Leaves with this turn's events."""
@@ -159,6 +165,7 @@ class Session:
         if self._pending and self._hub.fresh:
             events = self._hub.joined(self._pending, self.transport.wire)
             data = data + events if data else events
+            self._hub.written[self.transport.wire] += sum(len(chunk.events) for chunk in self._pending)
             self._pending = []
             self._bytes = 0
         if data:
@@ -224,8 +231,9 @@ class Session:
     def cursor(self) -> str:
         return encode_cursor(self._hub.epoch, self.position)
 
-    def renew(self, expires_at: float) -> None:
-        """A new token for the same sign-in."""
+    def renew(self, sign_in: SessionId, expires_at: float) -> None:
+        """A new token, maybe of another sign-in of the same user."""
+        self.sign_in = sign_in
         self.expires_at = expires_at
         self._warned = False
 
@@ -356,8 +364,9 @@ class Poll:
         if self._groups is None or chunk.only(self._groups) is not None:
             self._stir()
 
-    def offer_live(self, payload: bytes, type_: str, group: Group) -> None:
+    def offer_live(self, payload: bytes, type_: str, group: Group) -> bool:
         """Polls carry no live-only events."""
+        return False
 
     def revoked(self) -> None:
         self.ended = True

@@ -48,9 +48,9 @@ async def _serve_application(
     stop: asyncio.Event,
     announce: Callable[[str], None],
 ) -> None:
-    from server.app import create_app
+    from server.app import DRAIN, create_app
 
-    app = create_app(settings, database_url=services.database_url, redis_url=services.redis_url)
+    app = await create_app(settings, database_url=services.database_url, redis_url=services.redis_url)
     # handler_cancellation: a client that went away must not leave its long poll behind.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
@@ -64,6 +64,10 @@ async def _serve_application(
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(services.supervise())
             await stop.wait()
+            await app[DRAIN].announce()
+            for site in list(runner.sites):
+                await site.stop()
+            await app[DRAIN].send_away()
             watching.cancel()
         _log.info("stopping")
     finally:

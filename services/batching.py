@@ -14,12 +14,16 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+SMALL = 4
+"""Loads of so few keys are not paced: callers that come one after another would each wait for nothing."""
+
+
 class Batcher(Generic[K, V]):
     """Answers ``get`` calls by loads of many keys: one load in flight, and what arrives meanwhile is the next.
 
-    When idle nothing is delayed. After ``burst`` loads close together the next ones start ``interval`` seconds apart,
-    so a storm of any size costs at most ``burst + t / interval`` loads in ``t`` seconds (and one for each
-    ``max_batch`` keys). The allowance comes back at the same pace.
+    When idle nothing is delayed. After ``burst`` loads of many keys close together the next ones start ``interval``
+    seconds apart, so a storm of any size costs at most ``burst + t / interval`` such loads in ``t`` seconds (and one
+    for each ``max_batch`` keys). The allowance comes back at the same pace.
 
     ``load`` is given distinct keys and answers for those it found. What it raises, all who waited for it get.
     """
@@ -69,7 +73,8 @@ class Batcher(Generic[K, V]):
         batch: dict[K, asyncio.Future[V | None]] = {}
         try:
             while self._waiting:
-                await self._pace()
+                if len(self._waiting) > SMALL:
+                    await self._pace()
                 batch = self._take(self._max_batch)
                 await self._answer(batch)
         except BaseException:  # cancelled: the process ends

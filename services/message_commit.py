@@ -33,9 +33,11 @@ ATTEMPTS = 4
 class CommitMetrics(Protocol):
     """What the committer counts."""
 
-    def flushed(self, messages: int, seconds: float) -> None: ...
+    def flushed(self, batch: int, seconds: float) -> None: ...
 
-    def commit_queue(self, waiting: int) -> None: ...
+    def flush_failed(self) -> None: ...
+
+    def refused_overloaded(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,10 @@ class MessageCommitter:
         self._idle.set()
         self._closed = False
 
+    def __len__(self) -> int:
+        """How many messages wait for the next batch."""
+        return len(self._waiting)
+
     def submit(self, draft: SendDraft, answer: Answer) -> None:
         """Queues a message; ``answer`` is called once, in the order of the queue, with what became of it.
 
@@ -146,6 +152,7 @@ class MessageCommitter:
         if self._closed:
             raise Unavailable("this instance is going away")
         if len(self._waiting) >= self._max_waiting:
+            self._metrics.refused_overloaded()
             raise Overloaded()
         digest = sent_digest(draft.conversation, draft.body, draft.reply_to_seq)
         self._waiting.append(_Item(draft, digest, answer))
@@ -167,7 +174,6 @@ class MessageCommitter:
             self._arrived.clear()
             self._idle.clear()
             while self._waiting:
-                self._metrics.commit_queue(len(self._waiting))
                 await self._flush(self._take())
             self._idle.set()
 
@@ -197,6 +203,7 @@ class MessageCommitter:
         try:
             await self._store(items)
         except ParleyError as error:
+            self._metrics.flush_failed()
             for item in items:
                 item.answer(error)
         except Exception as error:

@@ -1,0 +1,170 @@
+"""The composition root: joins the parts to HTTP, and says in which order they start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import aiojobs
+import structlog
+from aiohttp import web
+
+from handlers import keys
+from handlers.ops import COMMANDS
+from handlers.routes import ROUTES
+from handlers.service import Readiness
+from handlers.serving import Edge, register_routes
+from server import health, middleware, openapi
+from server.docs import documents
+from server.drain import Drain
+from server.parts import Parts, make_parts
+from server.ratelimits import NoLimits, RateLimits
+from server.settings import Settings
+from server.tasks import forever
+from services.accounts import Accounts
+from services.admin import Admin
+from services.blocks import Blocks
+from services.conversations import Conversations
+from services.idempotency import KeptAnswers
+from services.members import Members
+from services.messages import Messages
+from services.profiles import Profiles
+from services.reactions import Reactions
+from services.retention import Retention
+from services.security.passwords import PasswordHasher
+from services.sign_ins import SignIns
+from services.tenants import Tenants
+from services.upkeep import SignInUpkeep
+from storage.idempotency import Leases
+
+logger = structlog.get_logger(__name__)
+
+DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
+WARM_EVENTS = 20_000  # read into memory at start, so that who comes back after a deploy is served from there
+
+
+async def create_app(settings: Settings, *, database_url: str, redis_url: str) -> web.Application:
+    """An application on a migrated database. Closing it closes all it opened. Raises Unavailable."""
+    async with AsyncExitStack() as stack:
+        parts = await make_parts(settings, stack, database_url=database_url, redis_url=redis_url)
+        drain = Drain(parts.hub, grace=settings.drain_grace_seconds)
+        app = web.Application(client_max_size=settings.max_body_bytes)
+        app[DRAIN] = drain
+        _services(app, parts)
+        _pages(app, parts, drain)
+        _edge(app, parts, drain)
+        app.cleanup_ctx.append(_lifetime(parts, stack.pop_all()))
+        return app
+
+
+def _services(app: web.Application, parts: Parts) -> None:
+    """Every service under its key. Services know the parts, never each other's insides."""
+    settings, database, uow = parts.settings, parts.database, parts.uow
+    passwords = PasswordHasher(rounds=settings.bcrypt_rounds)
+    sign_ins = SignIns(
+        database,
+        uow,
+        parts.tokens,
+        passwords,
+        parts.directory,
+        refresh_seconds=settings.refresh_token_seconds,
+        refresh_leeway_seconds=settings.refresh_leeway_seconds,
+    )
+    members = Members(database, uow)
+    accounts = Accounts(database, uow, passwords, sign_ins, parts.directory)
+    app[keys.SIGN_INS] = sign_ins
+    app[keys.ACCOUNTS] = accounts
+    app[keys.ADMIN] = Admin(database, uow, accounts, parts.directory)
+    app[keys.PROFILES] = Profiles(database, uow)
+    app[keys.BLOCKS] = Blocks(database, uow)
+    app[keys.TICKETS] = parts.realtime.tickets
+    app[keys.CONVERSATIONS] = Conversations(database, uow)
+    app[keys.MEMBERS] = members
+    app[keys.MESSAGES] = Messages(database, uow, parts.committer)
+    app[keys.REACTIONS] = Reactions(uow)
+    app[keys.RECEIPTS] = parts.receipts
+    app[keys.COMMITTER] = parts.committer
+    app[keys.REALTIME] = parts.realtime
+    app[keys.COMMANDS] = COMMANDS
+    app.cleanup_ctx.append(_entered(passwords))
+
+
+def _entered(resource: PasswordHasher) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        async with resource:
+            yield
+
+    return context
+
+
+def _pages(app: web.Application, parts: Parts, drain: Drain) -> None:
+    """Health, metrics and the documents."""
+    app[keys.READINESS] = Readiness(
+        {
+            "database": health.database_check(parts.database),
+            "log": health.flag_check(lambda: parts.reader.fresh, "the log has not been read for a second"),
+            "redis": health.redis_check(parts.redis),
+            "secret_key": health.flag_check(
+                lambda: parts.deployment.key_matches,
+                "PARLEY_SECRET_KEY is not the one this database was used with",
+            ),
+        },
+        draining=lambda: drain.begun,
+    )
+    app[keys.SCRAPE] = parts.metrics
+    app[keys.DOCUMENTS] = documents(openapi.encode(openapi.build(ROUTES)), b"{}")
+
+
+def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:
+    """Middlewares and routes."""
+    namespace = f"parley:{parts.deployment.id}:"
+    limiter = (
+        RateLimits(parts.redis.connection_pool, prefix=namespace, limited=parts.metrics.rate_limited)
+        if parts.settings.rate_limits
+        else NoLimits()
+    )
+    keeper = KeptAnswers(parts.database, Leases(parts.redis, prefix=namespace))
+    register_routes(app, ROUTES, Edge(authenticator=parts.directory, limiter=limiter, keeper=keeper))
+    middleware.install(
+        app,
+        parts.settings,
+        metrics=parts.metrics,
+        tenants=Tenants(parts.database, parts.jobs, base_domain=parts.settings.base_domain),
+        origins=parts.realtime.origins,
+        draining=lambda: drain.begun,
+    )
+
+
+def _lifetime(parts: Parts, stack: AsyncExitStack) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Starts and stops what runs by itself.
+
+    Stopping: no message is taken any more and every one taken is answered; writes under way end; the loops end; the
+    connections close.
+    """
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        async with stack:
+            await parts.reader.start(min(WARM_EVENTS, parts.settings.ring_events))
+            parts.hub.start()
+            loops = aiojobs.Scheduler(limit=None, close_timeout=5.0)
+            retention = Retention(parts.database, keep_hours=parts.settings.log_retention_hours)
+            for name, run in {
+                "tasks": parts.tasks.run,
+                "log": parts.reader.run,
+                "bus": parts.bus.run,
+                "hub": parts.hub.run,
+                "commits": parts.committer.run,
+                "delivery": parts.marks.run,
+                "sign-ins": parts.directory.run,
+                "upkeep": SignInUpkeep(parts.database).run,
+                "retention": retention.run,
+            }.items():
+                await loops.spawn(forever(name, run))
+            parts.metrics.watch_depth("sessions", lambda: len(parts.hub))
+            parts.metrics.watch_depth("commits", lambda: len(parts.committer))
+            yield
+            await parts.committer.close()
+            await parts.jobs.wait_and_close(5.0)
+            await loops.close()
+
+    return context
