@@ -35,7 +35,7 @@ class Metrics:
     """Everything this instance counts. Methods are cheap enough for the hot path and never raise."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry(auto_describe=True)
+        self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         make = _Maker(self.registry)
