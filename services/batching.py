@@ -14,16 +14,17 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-SMALL = 4
-"""Loads of so few keys are not paced: callers that come one after another would each wait for nothing."""
+SMALL = 8
+"""So few keys after a whole interval are no storm: callers that come one after another wait once a burst, not each."""
 
 
 class Batcher(Generic[K, V]):
     """Answers ``get`` calls by loads of many keys: one load in flight, and what arrives meanwhile is the next.
 
-    When idle nothing is delayed. After ``burst`` loads of many keys close together the next ones start ``interval``
-    seconds apart, so a storm of any size costs at most ``burst + t / interval`` such loads in ``t`` seconds (and one
-    for each ``max_batch`` keys). The allowance comes back at the same pace.
+    When idle nothing is delayed. Past ``burst`` loads close together the next ones start ``interval`` seconds apart,
+    also where the keys arrive one by one, so a storm of any size costs at most ``burst + t / interval`` loads in ``t``
+    seconds (and one for each ``max_batch`` keys). The allowance comes back at that pace, and at once where an interval
+    brought no more than a few keys.
 
     ``load`` is given distinct keys and answers for those it found. What it raises, all who waited for it get.
     """
@@ -33,7 +34,7 @@ class Batcher(Generic[K, V]):
         load: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
         jobs: aiojobs.Scheduler,
         *,
-        burst: int = 10,
+        burst: int = 20,
         interval: float = 0.2,
         max_batch: int = 5000,
     ) -> None:
@@ -73,8 +74,7 @@ class Batcher(Generic[K, V]):
         batch: dict[K, asyncio.Future[V | None]] = {}
         try:
             while self._waiting:
-                if len(self._waiting) > SMALL:
-                    await self._pace()
+                await self._pace()
                 batch = self._take(self._max_batch)
                 await self._answer(batch)
         except BaseException:  # cancelled: the process ends
@@ -88,6 +88,8 @@ class Batcher(Generic[K, V]):
         wait = self._paid_until - clock() - self._interval * (self._burst - 1)
         if wait > 0:
             await asyncio.sleep(wait)
+            if len(self._waiting) <= SMALL:
+                self._paid_until = 0.0
         self._paid_until = max(self._paid_until, clock()) + self._interval
 
     async def _answer(self, batch: dict[K, asyncio.Future[V | None]]) -> None:
