@@ -64,29 +64,29 @@ class Connection:
     async def take(self, frame: bytes | str) -> bool:
         """Carries out one frame. False where the peer has sent too many that are none."""
         try:
-            id, op, data = _parse(frame)
+            request, op, data = _parse(frame)
         except Malformed as error:
             self._reply_error(None, error)
             return not self._abused()
         try:
             self._spend()
             if op == "message.send":
-                await self._send(id, data)
+                await self._send(request, data)
                 return True
             command = self.app[keys.COMMANDS].get(op)
             if command is None:
-                self._reply_error(id, Malformed(f"{op[:40]!r} is not a command", code="unknown_op"))
+                self._reply_error(request, Malformed(f"{op[:40]!r} is not a command", code="unknown_op"))
                 return not self._abused()
             validated = _validate(command.data, data)
             await self._quiet(0)
             result = await command.run(self, validated)
         except ParleyError as error:
-            self._reply_error(id, error, op)
+            self._reply_error(request, error, op)
         except Exception:
             logger.exception("command.failed", op=op)
-            self._reply_error(id, ParleyError(), op)
+            self._reply_error(request, ParleyError(), op)
         else:
-            self._reply(id, result, op)
+            self._reply(request, result, op)
         return True
 
     # Sends.
@@ -187,14 +187,14 @@ def _parse(frame: bytes | str) -> tuple[str, str, object]:
         raise Malformed("a frame is one JSON object in UTF-8") from None
     if not isinstance(value, dict):
         raise Malformed("a frame is one JSON object")
-    id, op = value.get("id"), value.get("op")
-    if not isinstance(id, str) or not 1 <= len(id) <= MAX_ID:
+    request, op = value.get("id"), value.get("op")
+    if not isinstance(request, str) or not 1 <= len(request) <= MAX_ID:
         raise Malformed(f"id must be a string of 1 to {MAX_ID} characters")
     if not isinstance(op, str):
         raise Malformed("op must be a string")
     if unknown := value.keys() - {"id", "op", "data"}:
-        raise Malformed(f"unknown field {sorted(unknown)[0][:40]!r}")
-    return id, op, value.get("data", {})
+        raise Malformed(f"unknown field {min(unknown)[:40]!r}")
+    return request, op, value.get("data", {})
 
 
 def _validate(model: type[DataT], data: object) -> DataT:

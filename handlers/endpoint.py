@@ -31,6 +31,9 @@ from services.idempotency import Answer, KeptAnswer
 BodyT = TypeVar("BodyT", bound=BaseModel)
 QueryT = TypeVar("QueryT", bound=BaseModel)
 
+API = "/api/v1"
+"""Where every path but those of operators begins."""
+
 Limit = Literal["none", "read", "write", "send", "auth", "realtime"]
 """Rate-limit class of a route; ``server/ratelimits.py`` says how much each allows."""
 

@@ -75,7 +75,7 @@ class Realtime:
 
 
 async def sign_in(request: web.Request) -> Identity:
-    """Who opens a realtime connection: by header, else by cookie, else by ticket; a foreign origin is turned away first.
+    """Who opens a realtime connection: by header, else by cookie, else by ticket; foreign origins are turned away first.
 
     A good cookie leaves the ticket beside it unspent: a browser reconnects to the URL it was first given. Raises
     OriginRefused and Unauthenticated. A token in the query string is never looked at: URLs end up in logs.
@@ -105,8 +105,8 @@ def parse_topics(text: str) -> frozenset[Group] | None:
         return None
     groups: set[Group] = {"always"}
     for name in text.split(","):
-        kind, _, id = name.partition(":")
-        if kind == "post" and parse_id(id) is not None:
+        kind, _, post = name.partition(":")
+        if kind == "post" and parse_id(post) is not None:
             continue
         group = next((g for g in GROUPS if g == name and g != "always"), None)
         if group is None:
@@ -123,7 +123,7 @@ def presented_cursor(request: web.Request, query: StreamQuery) -> str | None:
 async def begin(realtime: Realtime, identity: Identity, presented: str | None) -> tuple[UserView, Place]:
     """The user's view and the place their session starts at, to be used without waiting in between.
 
-    A cursor that is presented says that everything up to it has arrived. Raises Unavailable while the log cannot be read.
+    A cursor that is presented says that everything up to it has arrived. Raises Unavailable while the log is away.
     """
     try:
         place = await realtime.hub.place(presented)

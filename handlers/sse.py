@@ -26,7 +26,7 @@ COMMENT_SECONDS = 15.0
 class SseTransport:
     """Writes blocks that were encoded once straight to the connection: one call to the kernel a turn of the loop.
 
-    What is written is framed as one chunk (RFC 9112, 7.1), as aiohttp frames what it writes itself; HTTP/1.0 knows none.
+    What is written is framed as one chunk (RFC 9112, 7.1), as aiohttp frames its own writes; HTTP/1.0 knows no chunks.
     """
 
     wire: Wire = "sse"

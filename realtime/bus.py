@@ -44,7 +44,7 @@ class Bus:
         return b"parley:%b:%b" % (self._namespace, name.encode())
 
     def listen(self, channel: str, handler: Callable[[bytes], None]) -> None:
-        """Hands other instances' messages on ``channel`` to ``handler``, which must not raise. Call before :meth:`run`."""
+        """Hands other instances' messages on ``channel`` to ``handler``, which must not raise. Before :meth:`run`."""
         self._handlers[self._channel(channel)] = handler
 
     def publish(self, channel: str, payload: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
@@ -51,7 +52,7 @@ async def create_app(settings: Settings, *, database_url: str, redis_url: str) -
         app = web.Application(client_max_size=settings.max_body_bytes)
         app[DRAIN] = drain
         _services(app, parts)
-        _pages(app, parts, drain)
+        await _pages(app, parts, drain)
         _edge(app, parts, drain)
         app.cleanup_ctx.append(_lifetime(parts, stack.pop_all()))
         return app
@@ -97,7 +98,7 @@ def _entered(resource: PasswordHasher) -> Callable[[web.Application], AsyncItera
     return context
 
 
-def _pages(app: web.Application, parts: Parts, drain: Drain) -> None:
+async def _pages(app: web.Application, parts: Parts, drain: Drain) -> None:
     """Health, metrics and the documents."""
     app[keys.READINESS] = Readiness(
         {
@@ -112,7 +113,8 @@ def _pages(app: web.Application, parts: Parts, drain: Drain) -> None:
         draining=lambda: drain.begun,
     )
     app[keys.SCRAPE] = parts.metrics
-    app[keys.DOCUMENTS] = documents(openapi.encode(openapi.build(ROUTES)), b"{}")
+    document = openapi.encode(openapi.build(ROUTES))
+    app[keys.DOCUMENTS] = await asyncio.to_thread(documents, document, b"{}")
 
 
 def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:

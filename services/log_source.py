@@ -12,7 +12,7 @@ from storage.database import Database
 
 
 class StoredLog:
-    """Implements :class:`realtime.log.LogSource`. Raises :class:`domain.errors.Unavailable` while PostgreSQL is away."""
+    """Implements :class:`realtime.log.LogSource`. Raises :class:`~domain.errors.Unavailable` where it is away."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
