@@ -75,7 +75,7 @@ class Realtime:
 
 
 async def sign_in(request: web.Request) -> Identity:
-    """Who opens a realtime connection: by header, else by cookie, else by ticket; foreign origins are turned away first.
+    """Who opens a realtime connection: by header, else by cookie, else by ticket. Foreign origins are sent away first.
 
     A good cookie leaves the ticket beside it unspent: a browser reconnects to the URL it was first given. Raises
     OriginRefused and Unauthenticated. A token in the query string is never looked at: URLs end up in logs.

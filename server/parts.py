@@ -68,6 +68,8 @@ async def make_parts(
 ) -> Parts:
     """Connects to PostgreSQL and makes every part. ``stack`` takes what has to be closed. Raises Unavailable."""
     database = await stack.enter_async_context(Database(database_url, pool_size=settings.database_pool_size))
+    # One connection reads the head and one commits messages, whatever else keeps the pool busy.
+    vital = await stack.enter_async_context(Database(database_url, pool_size=2))
     redis = Redis.from_url(
         redis_url,
         socket_connect_timeout=REDIS_SECONDS,
@@ -82,7 +84,7 @@ async def make_parts(
     metrics = Metrics()
     jobs = aiojobs.Scheduler(limit=None, close_timeout=5.0)
     tasks = TaskSet()
-    source = StoredLog(database)
+    source = StoredLog(database, vital)
     ring = Ring(max_events=settings.ring_events, max_bytes=settings.ring_bytes)
     reader = LogReader(source, ring, metrics, time.monotonic)
     bus = Bus(redis, str(deployment.id), _instance_name(), gap=reader.poke)
@@ -98,7 +100,7 @@ async def make_parts(
         limits=HubLimits(heartbeat=settings.heartbeat_seconds, queue_bytes=settings.session_queue_bytes),
     )
     uow = UnitOfWork(database, publisher, jobs)
-    committer = MessageCommitter(database, publisher, metrics, max_waiting=settings.commit_queue_items)
+    committer = MessageCommitter(vital, publisher, metrics, max_waiting=settings.commit_queue_items)
     tokens = TokenSigner(
         secret,
         previous,

@@ -1,4 +1,4 @@
-"""What has arrived where: clients say so by acknowledging, reconnecting and polling; told to the receipts in batches."""
+"""What has arrived where: clients say so by acknowledging, reconnecting and polling; receipts take it in batches."""
 
 from __future__ import annotations
 

@@ -14,11 +14,13 @@ from storage.database import Database
 class StoredLog:
     """Implements :class:`realtime.log.LogSource`. Raises :class:`~domain.errors.Unavailable` where it is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, vital: Database) -> None:
+        """``vital`` is for reading the head: a connection that no other work can keep busy (I9)."""
         self._database = database
+        self._vital = vital
 
     async def head(self) -> Head:
-        async with self._database.connection() as connection:
+        async with self._vital.connection() as connection:
             head = await log.read_head(connection)
         return Head(head.position, head.epoch, head.floor)
 

@@ -86,7 +86,8 @@ def new_message(draft: SendDraft, digest: bytes, at: str) -> NewMessage:
     client = f'"{draft.client_id}"' if draft.client_id else "null"
     data = (
         f',"id":"{message}","conversation_id":"{draft.conversation}","sender_id":"{draft.sender}",'
-        f'"client_id":{client},"body":{orjson.dumps(draft.body).decode()},"reply_to_seq":{"null" if reply is None else reply},'
+        f'"client_id":{client},"body":{orjson.dumps(draft.body).decode()},'
+        f'"reply_to_seq":{"null" if reply is None else reply},'
         f'"attachments":[],"reactions":[],"edited_at":null,"deleted_at":null,"created_at":"{at}"}}'
     )
     return NewMessage(
