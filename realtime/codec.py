@@ -115,9 +115,9 @@ def encode_hint(events: Iterable[StoredEvent]) -> bytes:
 
 
 def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
-    """The reverse of :func:`encode_hint`. Raises ValueError for anything else."""
+    """The reverse of :func:`encode_hint`: a dense batch. Raises ValueError for anything else."""
     try:
-        return [
+        events = [
             StoredEvent(
                 position,
                 TenantId(UUID(tenant)),
@@ -129,5 +129,13 @@ def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
             )
             for position, tenant, kind, topic, type_, at, data, control in orjson.loads(payload)
         ]
-    except (TypeError, KeyError) as error:
+        for n, event in enumerate(events):
+            if type(event.position) is not int or event.position != events[0].position + n:
+                raise ValueError("not dense")
+            if type(event.type) is not str or event.at.tzinfo is None:
+                raise ValueError("not an event")
+            if event.control and any(type(p) is not int for p in event.control.redacts):
+                raise ValueError("not a control")
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError("not a hint") from error
+    return events
