@@ -13,7 +13,8 @@ _position = attrgetter("position")
 
 
 class _Tail:
-    """The newest events of one topic, oldest first. Dropped from the front in amortised constant time."""
+    """The newest events of one topic, oldest first. Dropped from the front in amortised constant time; what was dropped
+    is kept alive no longer than as many events as are still there."""
 
     __slots__ = ("events", "start")
 
@@ -26,7 +27,7 @@ class _Tail:
         self.start += 1
         if self.start == len(self.events):
             return True
-        if self.start > 32 and self.start * 2 > len(self.events):
+        if self.start * 2 > len(self.events):
             del self.events[: self.start]
             self.start = 0
         return False
@@ -93,7 +94,13 @@ class Ring:
 
     def controls(self, after: int, upto: int) -> Iterable[Event]:
         """The events with a control and ``after < position <= upto``, oldest first."""
-        return [e for e in self._controls if after < e.position <= upto]
+        found = []
+        for event in reversed(self._controls):  # what is asked for is nearly always the newest part
+            if event.position <= after:
+                break
+            if event.position <= upto:
+                found.append(event)
+        return reversed(found)
 
     def topic(self, key: bytes, after: int, upto: int, limit: int) -> Sequence[Event]:
         """The first ``limit`` events of one topic with ``after < position <= upto``."""
@@ -109,4 +116,7 @@ class Ring:
         floor = self.floor
         for position in positions:
             if floor < position <= self.last:
-                self._events[position - floor - 1].redact()
+                event = self._events[position - floor - 1]
+                before = event.size
+                event.redact()
+                self._bytes += event.size - before
