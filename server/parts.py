@@ -35,6 +35,7 @@ from services.sessions import SessionDirectory
 from services.tickets import Tickets
 from services.unit_of_work import UnitOfWork
 from storage.database import Database
+from storage.redis import connect
 
 REDIS_SECONDS = 2.0
 COMMANDS_A_SECOND = 50.0
@@ -70,12 +71,7 @@ async def make_parts(
     database = await stack.enter_async_context(Database(database_url, pool_size=settings.database_pool_size))
     # One connection reads the head and one commits messages, whatever else keeps the pool busy.
     vital = await stack.enter_async_context(Database(database_url, pool_size=2))
-    redis = Redis.from_url(
-        redis_url,
-        socket_connect_timeout=REDIS_SECONDS,
-        socket_timeout=REDIS_SECONDS,
-        health_check_interval=15,
-    )
+    redis = connect(redis_url, seconds=REDIS_SECONDS)
     stack.push_async_callback(redis.aclose)
     assert settings.secret_key is not None, "the start makes a key where none is given"
     secret = settings.secret_key.get_secret_value()

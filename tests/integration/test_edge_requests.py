@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -286,23 +285,14 @@ async def test_an_error_after_the_answer_began_cuts_the_connection(app: EdgeApp)
     ],
 )
 async def test_what_is_not_http_is_a_400_problem(app: EdgeApp, raw: bytes) -> None:
-    port = int(app.url.rpartition(":")[2])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(raw)
-    answer = await asyncio.wait_for(reader.read(), 5)
-    writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = (await app.raw(raw)).partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert b"application/problem+json" in head
     assert json.loads(body)["code"] == "malformed"
 
 
 async def test_http_1_0_without_a_host_is_served(app: EdgeApp) -> None:
-    port = int(app.url.rpartition(":")[2])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /api/v1/open HTTP/1.0\r\n\r\n")
-    answer = await asyncio.wait_for(reader.read(), 5)
-    writer.close()
+    answer = await app.raw(b"GET /api/v1/open HTTP/1.0\r\n\r\n")
     assert b" 200 " in answer.partition(b"\r\n")[0]
 
 

@@ -14,7 +14,6 @@ import aiohttp
 import aiojobs
 from aiohttp import web
 from pydantic import Field
-from redis.asyncio import Redis
 
 from domain.errors import Forbidden, NotFound, Unauthenticated
 from domain.identity import Identity, Permission
@@ -34,6 +33,7 @@ from services.idempotency import KeptAnswers, answer_of, run_kept
 from services.unit_of_work import Transaction, UnitOfWork
 from storage.database import Database
 from storage.idempotency import Leases
+from storage.redis import connect
 
 INSERT_USER = """
 INSERT INTO users (tenant_id, id, username, email, password_hash, display_name)
@@ -119,6 +119,15 @@ class EdgeApp:
             return Thing(id=new_id(), name=body.name)
 
         return Reply.of(await run_kept(self.uow, call.keep, work, lambda thing: answer_of(201, thing)))
+
+    async def raw(self, request: bytes) -> bytes:
+        """Sends bytes as they are and reads until the server closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
+        try:
+            writer.write(request)
+            return await asyncio.wait_for(reader.read(), 5)
+        finally:
+            writer.close()
 
     async def call(self, method: str, path: str, **options: Any) -> Answered:
         """Sends a request as the user ``as_user`` (None: as nobody)."""
@@ -231,7 +240,7 @@ async def edge_app(
     app = EdgeApp()
     async with AsyncExitStack() as stack:
         app.database = database = await stack.enter_async_context(Database(database_url, pool_size=4))
-        redis = Redis.from_url(redis_url, socket_timeout=1, socket_connect_timeout=1)
+        redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
         jobs = aiojobs.Scheduler()
         stack.push_async_callback(jobs.close)
