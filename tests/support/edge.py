@@ -236,7 +236,8 @@ async def edge_app(
     users: Sequence[str] = ("ada", "bob"),
 ) -> AsyncIterator[EdgeApp]:
     """Serves the application on a free port, with the users given."""
-    settings = settings or await asyncio.to_thread(Settings)
+    if settings is None:
+        settings = await asyncio.to_thread(Settings)
     app = EdgeApp()
     async with AsyncExitStack() as stack:
         app.database = database = await stack.enter_async_context(Database(database_url, pool_size=4))
