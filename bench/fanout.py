@@ -21,7 +21,7 @@ class Address:
     """A server and how to be let in. `tokens` and `conversation` are for Parley alone.
 
     `kind` is `parley`, `parley-sse`, `parley-poll`, `socketio` or `http` (POST /pub, WebSocket /sub).
-    `helpers` are processes beside the server whose CPU is told apart.
+    `helpers` are the first processes of what the server leans on, whose CPU is told apart.
     """
 
     kind: str

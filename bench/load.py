@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bench.accounting import cpu_seconds, machine_seconds
+from bench.accounting import cpu_seconds, machine_seconds, tree_cpu_seconds
 
 Spec = TypeVar("Spec")
 Result = TypeVar("Result")
@@ -53,7 +53,11 @@ class _Reading:
 
 
 class Meter:
-    """Starts counting when made; `stop` gives the cost since then."""
+    """Starts counting when made; `stop` gives the cost since then.
+
+    `pids` are the server's processes; `helpers` those that a server's helpers (a database) were started by, each
+    counted with all its children.
+    """
 
     def __init__(self, pids: Sequence[int], helpers: Sequence[int] = ()) -> None:
         self._pids = pids
@@ -64,7 +68,7 @@ class Meter:
         return _Reading(
             at=time.perf_counter(),
             server=cpu_seconds(self._pids),
-            helpers=cpu_seconds(self._helpers),
+            helpers=sum(tree_cpu_seconds(root) for root in self._helpers),
             generator=time.process_time(),
             machine=machine_seconds(),
         )

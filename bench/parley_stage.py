@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.accounting import descendants
 from bench.chat import ChatSpec
 from bench.clients import rest
 from bench.fanout import Address
@@ -30,10 +29,10 @@ class Stage:
 
 
 def _database(server: Server) -> tuple[str, tuple[int, ...]]:
-    """The URL of the server's embedded PostgreSQL, which runs already, and its processes."""
+    """The URL of the server's embedded PostgreSQL, which runs already, and its first process."""
     url = EmbeddedPostgres(server.data_dir).ensure_running()
     postmaster = int((server.data_dir / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
-    return url, tuple(descendants(postmaster))
+    return url, (postmaster,)
 
 
 @contextlib.contextmanager
