@@ -17,6 +17,7 @@ import structlog
 
 from domain.ids import SessionId, TenantId, UserId
 from domain.log import View
+from domain.waiting import within
 from realtime.codec import WS_PING, Cursor, CursorInvalid, Wire, decode_cursor, encode_cursor, frame
 from realtime.events import Chunk, Event, Group, encode_events
 from realtime.log import LogReader, LogSource
@@ -113,6 +114,8 @@ class Hub:
         """Called when a user who had no session or poll here has one, perhaps again. Polls come and go all the time."""
         self.disappeared: Callable[[UserId], None] = lambda user: None
         """Called when a user's last session or poll here has gone."""
+        self.detached: Callable[[Follower], None] = lambda follower: None
+        """Called with every session or poll that has ended."""
 
     def start(self) -> None:
         """Joins the reader, which has started."""
@@ -375,7 +378,7 @@ class Hub:
             if self._moved is None or self._moved.done():
                 self._moved = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait_for(asyncio.shield(self._moved), max(0.0, deadline - self.clock()))
+                await within(max(0.0, deadline - self.clock()), asyncio.shield(self._moved))
             except TimeoutError:
                 return self.position >= position
         return True
@@ -424,6 +427,7 @@ class Hub:
         """Forgets it. Its view stays a while, for the next connection of the same user."""
         if follower in self._followers:
             del self._followers[follower]
+            self.detached(follower)
             view = follower.view
             view.sessions.remove(follower)
             if view.sessions:

@@ -13,3 +13,12 @@ def user_visible(viewer: str, user: str = "u") -> str:
         AND vb.blocker_id = {viewer} AND vb.blocked_id = {user}.id)
     AND NOT EXISTS (SELECT 1 FROM blocks vb WHERE vb.tenant_id = {user}.tenant_id
         AND vb.blocker_id = {user}.id AND vb.blocked_id = {viewer}))"""
+
+
+def hidden_users(tenant: str, viewer: str) -> str:
+    """The blocks in :func:`user_visible` from their other side: a subquery of the ``id`` of everyone a block hides.
+
+    For finding the few who are hidden among many. ``tenant`` and ``viewer`` are SQL expressions.
+    """
+    return f"""(SELECT vb.blocked_id AS id FROM blocks vb WHERE vb.tenant_id = {tenant} AND vb.blocker_id = {viewer}
+    UNION SELECT vb.blocker_id FROM blocks vb WHERE vb.tenant_id = {tenant} AND vb.blocked_id = {viewer})"""
