@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from domain.errors import Unauthenticated, Unavailable
+from domain.waiting import within
 from handlers import keys
 from handlers.endpoint import Call, Reply, Route
 from handlers.realtime import Realtime, StreamQuery, begin, check_room, parse_topics, sign_in
@@ -63,7 +63,7 @@ async def _read(
         events, reached, more = await poll.read(reached, limit)
         if events:
             try:
-                await asyncio.wait_for(realtime.hub.until_fresh(), max(1.0, deadline - realtime.hub.clock()))
+                await within(max(1.0, deadline - realtime.hub.clock()), realtime.hub.until_fresh())
             except TimeoutError:
                 raise Unavailable("the log cannot be read right now") from None
         remaining = deadline - realtime.hub.clock()

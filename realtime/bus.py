@@ -61,7 +61,7 @@ class Bus:
             tasks.create_task(self._beat_forever())
 
     async def _publish_forever(self) -> None:
-        while True:
+        while not _cancelled():
             await self._arrived.wait()
             self._arrived.clear()
             batch = list(self._waiting)
@@ -85,7 +85,7 @@ class Bus:
             await asyncio.sleep(self.BEAT)
 
     async def _listen_forever(self) -> None:
-        while True:
+        while not _cancelled():
             try:
                 await self._listen()
             except _FAILURES as error:
@@ -100,7 +100,7 @@ class Bus:
             async with asyncio.timeout(3):
                 await pubsub.subscribe(beat, *self._handlers)
             last_heard = asyncio.get_running_loop().time()
-            while True:
+            while not _cancelled():
                 message = await pubsub.get_message(ignore_subscribe_messages=False, timeout=self.BEAT)
                 now = asyncio.get_running_loop().time()
                 if message is None:
@@ -119,3 +119,10 @@ class Bus:
         handler = self._handlers.get(channel)
         if handler is not None and not data.startswith(self._instance):
             handler(data[len(self._instance) :])
+
+
+def _cancelled() -> bool:
+    """Whether this task was cancelled and the Redis client lost that: it sends by ``asyncio.wait_for``, which on
+    Python 3.11 loses a cancellation that arrives in the moment the sending is done."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -12,6 +12,7 @@ import structlog
 
 from domain.ids import TenantId, UserId
 from domain.log import StoredEvent, View, Window
+from domain.waiting import within
 from realtime.events import Event
 from realtime.ring import Ring
 
@@ -166,7 +167,7 @@ class LogReader:
             if self._moved is None or self._moved.done():
                 self._moved = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait_for(asyncio.shield(self._moved), max(0.0, deadline - self._clock()))
+                await within(max(0.0, deadline - self._clock()), asyncio.shield(self._moved))
             except TimeoutError:
                 return self.position >= position
         return True
@@ -186,7 +187,7 @@ class LogReader:
                 logger.warning("log.unreadable", error=type(error).__name__)
             self._poll_now.clear()
             try:
-                await asyncio.wait_for(self._poll_now.wait(), self._timing.poll)
+                await within(self._timing.poll, self._poll_now.wait())
             except TimeoutError:
                 pass
 
@@ -194,7 +195,7 @@ class LogReader:
         """Reads the head and everything up to it; afterwards the instance is fresh."""
         started = self._clock()
         before = self.position
-        head = await asyncio.wait_for(self._source.head(), self._timing.source)
+        head = await within(self._timing.source, self._source.head())
         # A position that was seen had been committed, so a head below it is another log.
         if head.epoch != self.epoch or (head.position < self.position and await self._really_lost()):
             self._start_over(head)
@@ -210,7 +211,7 @@ class LogReader:
     async def _really_lost(self) -> bool:
         """The head may have been read before the newest hint was: only a second reading that is still behind counts."""
         position = self.position
-        head = await asyncio.wait_for(self._source.head(), self._timing.source)
+        head = await within(self._timing.source, self._source.head())
         return head.position < position
 
     def _start_over(self, head: Head) -> None:
@@ -246,9 +247,7 @@ class LogReader:
             healed = 0
             while self.position < upto:
                 after = self.position
-                page = await asyncio.wait_for(
-                    self._source.range(after, upto, self.PAGE), self._timing.source * 5
-                )
+                page = await within(self._timing.source * 5, self._source.range(after, upto, self.PAGE))
                 if not page:
                     # Dropped by retention while this instance was away: what is missing can be read by nobody.
                     logger.error("log.hole", after=after, upto=upto)

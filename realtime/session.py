@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 
 from domain.ids import SessionId
+from domain.waiting import within
 from realtime.closing import EXPIRED, REVOKED, SILENT, STALLED, Closing, draining
 from realtime.codec import Wire, encode_cursor, frame
 from realtime.events import Chunk, Event, Group, encode_events
@@ -420,7 +421,7 @@ class Poll:
             return
         self._wake = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait_for(self._wake, seconds)
+            await within(seconds, self._wake)
         except TimeoutError:
             pass
         finally:

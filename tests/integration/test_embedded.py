@@ -22,6 +22,7 @@ import psutil
 import pytest
 from redis import Redis
 
+from domain.waiting import within
 from server.embedded import EmbeddedServices
 from server.embedded.postgres import EmbeddedPostgres
 from server.embedded.processes import wait_until
@@ -391,7 +392,7 @@ async def test_a_start_waits_for_its_turn(data_dir: Path) -> None:
     assert not done
     assert await asyncio.to_thread(runs, data_dir) == (False, False)
     os.close(turn)
-    await asyncio.wait_for(start, 20)
+    await within(20, start)
     await services.__aexit__(None, None, None)
 
 

@@ -132,7 +132,7 @@ def test_a_second_signal_cuts_the_drain_short(home: Path) -> None:
     with Instance(data, PARLEY_DRAIN_GRACE_SECONDS="600") as instance:
         instance.ready()
         instance.send(signal.SIGTERM)
-        assert wait_until(lambda: "stopping" in instance.log(), 10)
+        assert wait_until(lambda: "drain.begun" in instance.log(), 10)
         instance.stop(signal.SIGTERM, seconds=20)
         assert "Traceback" not in instance.log()
     assert runs(data) == (False, False)
