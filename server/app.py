@@ -15,7 +15,7 @@ from handlers.ops import COMMANDS
 from handlers.routes import ROUTES
 from handlers.service import Readiness
 from handlers.serving import Edge, register_routes
-from server import health, middleware, openapi
+from server import asyncapi, health, middleware, openapi
 from server.docs import documents
 from server.drain import Drain
 from server.parts import Parts, make_parts
@@ -114,7 +114,8 @@ async def _pages(app: web.Application, parts: Parts, drain: Drain) -> None:
     )
     app[keys.SCRAPE] = parts.metrics
     document = openapi.encode(openapi.build(ROUTES))
-    app[keys.DOCUMENTS] = await asyncio.to_thread(documents, document, b"{}")
+    protocol = openapi.encode(asyncapi.build(COMMANDS))
+    app[keys.DOCUMENTS] = await asyncio.to_thread(documents, document, protocol)
 
 
 def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:
