@@ -13,7 +13,7 @@ import pytest
 from domain.errors import Forbidden, InvalidFields, NotFound, UserNotFound
 from domain.ids import ConversationId, TenantId, new_id
 from services.conversations import MAX_MEMBERS, ConversationChange, NewConversation
-from tests.support.chat import Chat, chat_on, data_of
+from tests.support.chat import Chat, chat_on, counted_statements, data_of
 
 
 @pytest.fixture
@@ -176,6 +176,25 @@ async def test_the_list_shows_what_each_member_needs(chat: Chat) -> None:
     assert theirs.unread_count == 0
     assert theirs.last_message is not None
     assert theirs.last_message.status == "sent"
+
+
+async def test_lists_take_one_round_trip_whatever_their_size(chat: Chat) -> None:
+    ada, bob, eve = await chat.crowd("ada", "bob", "eve")
+    made = [await chat.group(ada, bob, eve) for _ in range(12)]
+    for conversation in made:
+        for n in range(1, 4):
+            await chat.send(ada, conversation)
+            await chat.reactions.add(bob, conversation, n, "👍")
+    for limit in (1, 12, 100):
+        async with counted_statements(chat) as statements:
+            items, _ = await chat.conversations.list(ada, after=None, limit=limit)
+        assert (len(items), len(statements)) == (min(limit, 12), 1)
+        async with counted_statements(chat) as statements:
+            shown = await chat.messages.list(ada, made[0], before=None, after=None, limit=limit)
+        assert (len(shown), len(statements)) == (min(limit, 3), 1)
+        async with counted_statements(chat) as statements:
+            members, _ = await chat.members.list(ada, made[0], after=None, limit=limit)
+        assert (len(members), len(statements)) == (min(limit, 3), 1)
 
 
 async def test_a_deleted_last_message_is_shown_as_its_tombstone(chat: Chat) -> None:

@@ -23,7 +23,7 @@ from services.reactions import Reactions
 from services.receipts import Receipts
 from services.unit_of_work import UnitOfWork
 from storage import blocks, log, users
-from storage.database import Database
+from storage.database import Connection, Database
 
 
 class Told:
@@ -157,3 +157,28 @@ async def chat_on(database_url: str, pool_size: int = 6) -> AsyncIterator[Chat]:
             )
         finally:
             await jobs.close()
+
+
+@asynccontextmanager
+async def counted_statements(chat: Chat) -> AsyncIterator[list[str]]:
+    """Every statement that goes to the database meanwhile, as the driver sends it."""
+    statements: list[str] = []
+    plain = chat.database.connection
+
+    def note(record: Any) -> None:
+        statements.append(record.query)
+
+    @asynccontextmanager
+    async def counted() -> AsyncIterator[Connection]:
+        async with plain() as connection:
+            connection.add_query_logger(note)
+            try:
+                yield connection
+            finally:
+                connection.remove_query_logger(note)
+
+    chat.database.connection = counted  # type: ignore[method-assign]
+    try:
+        yield statements
+    finally:
+        del chat.database.connection
