@@ -59,6 +59,8 @@ def decode_cursor(text: str | None, *types: type[Any]) -> tuple[Any, ...] | None
         if not text.isascii():
             raise ValueError
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        if base64.urlsafe_b64encode(raw).decode().rstrip("=") != text:
+            raise ValueError
         values = orjson.loads(raw)
     except (ValueError, binascii.Error):
         raise bad_cursor() from None
