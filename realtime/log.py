@@ -76,6 +76,9 @@ class LogReader:
     """
 
     PAGE = 2000
+    MAX_EARLY = (
+        20_000  # events that wait for a hole in front of them; more than that is read from the stored log
+    )
 
     def __init__(
         self,
@@ -97,6 +100,8 @@ class LogReader:
         self._fresh_until = float("-inf")
         self._early: list[tuple[int, int, Sequence[StoredEvent]]] = []
         self._early_count = 0
+        self._early_events = 0
+        self._replaced = 0
         self._gap = asyncio.Event()
         self._poll_now = asyncio.Event()
         self._moved: asyncio.Future[None] | None = None
@@ -117,11 +122,12 @@ class LogReader:
 
     async def start(self, warm: int) -> None:
         """Reads the head, and the newest ``warm`` events into the ring."""
+        started = self._clock()
         head = await self._source.head()
         self.epoch, self.floor = head.epoch, head.floor
         self.ring.clear(max(head.floor, head.position - warm))
         await self._read_to(head.position)
-        self._fresh_until = self._clock() + self._timing.stale
+        self._fresh_until = started + self._timing.stale
 
     async def run(self) -> None:
         """Follows the log until cancelled."""
@@ -135,8 +141,9 @@ class LogReader:
             return
         self.offered = max(self.offered, events[-1].position)
         if events[0].position > self.position + 1:
-            if len(self._early) < 10_000:
+            if self._early_events < self.MAX_EARLY:
                 self._early_count += 1
+                self._early_events += len(events)
                 heapq.heappush(self._early, (events[0].position, self._early_count, events))
             self._gap.set()
             return
@@ -149,7 +156,9 @@ class LogReader:
     def _apply(self, events: Sequence[StoredEvent]) -> None:
         self._append(events)
         while self._early and self._early[0][0] <= self.position + 1:
-            self._append(heapq.heappop(self._early)[2])
+            early = heapq.heappop(self._early)[2]
+            self._early_events -= len(early)
+            self._append(early)
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
         self.applied()
@@ -196,31 +205,34 @@ class LogReader:
         started = self._clock()
         before = self.position
         head = await within(self._timing.source, self._source.head())
-        # A position that was seen had been committed, so a head below it is another log.
-        if head.epoch != self.epoch or (head.position < self.position and await self._really_lost()):
-            self._start_over(head)
+        if head.epoch != self.epoch or head.position < self.position:
+            # A position that was seen had been committed, so a head below it is another log: unless it was read before
+            # the newest hint came, or before another reading found the log replaced. A second one cannot be.
+            started, seen = self._clock(), self.position
+            head = await within(self._timing.source, self._source.head())
+            if head.epoch != self.epoch or head.position < seen:
+                self._start_over(head)
         self.floor = head.floor
         if head.position > self.position and not await self.reached(head.position, self._timing.gap):
             await self._read_to(head.position)
         was_fresh = self.fresh
-        self._fresh_until = started + self._timing.stale
+        self._fresh_until = max(self._fresh_until, started + self._timing.stale)
         self._metrics.log_read(head.position, max(0, head.position - before), self._clock() - started)
         if not was_fresh and self.fresh:
             self.became_fresh()
 
-    async def _really_lost(self) -> bool:
-        """The head may have been read before the newest hint was: only a second reading that is still behind counts."""
-        position = self.position
-        head = await within(self._timing.source, self._source.head())
-        return head.position < position
-
     def _start_over(self, head: Head) -> None:
         logger.error("log.replaced", had=self.position, has=head.position)
         self.epoch = head.epoch
-        self.offered = 0
-        self._early.clear()
+        self._replaced += 1
+        self._forget_hints()
         self.ring.clear(head.position)
         self.lost()
+
+    def _forget_hints(self) -> None:
+        self._early.clear()
+        self._early_events = 0
+        self.offered = 0
 
     async def _heal_forever(self) -> None:
         while True:
@@ -246,18 +258,27 @@ class LogReader:
         async with self._reading:
             healed = 0
             while self.position < upto:
-                after = self.position
+                after, replaced = self.position, self._replaced
                 page = await within(self._timing.source * 5, self._source.range(after, upto, self.PAGE))
                 if not page:
-                    # Dropped by retention while this instance was away: what is missing can be read by nobody.
-                    logger.error("log.hole", after=after, upto=upto)
-                    self.ring.clear(upto)
-                    self.lost()
-                    return
-                if page[0].position > self.position + 1 and page[0].position > after + 1:
-                    self.ring.clear(page[0].position - 1)
-                    self.lost()
+                    head = await within(self._timing.source, self._source.head())
+                    if self._replaced == replaced and head.position < upto:
+                        logger.error("log.no_such_position", had=self.position, hinted=upto + 1)
+                        self._forget_hints()  # they were of another log
+                        return
+                if self._replaced != replaced:
+                    return  # what was read is of the log as it was before it was replaced
+                if not page:
+                    self._skip_to(upto)
+                elif page[0].position > self.position + 1 and page[0].position > after + 1:
+                    self._skip_to(page[0].position - 1)
                 healed += len(page)
                 self._apply(page)
             if healed:
                 self._metrics.gap_healed()
+
+    def _skip_to(self, position: int) -> None:
+        """Goes on behind what retention dropped while this instance was away: it can be read by nobody."""
+        logger.error("log.hole", after=self.position, upto=position)
+        self.ring.clear(position)
+        self.lost()
