@@ -44,7 +44,8 @@ class Contract:
         """Operations as (method, path template, status)."""
         resource: Resource[Any] = DRAFT202012.create_resource(document)
         self._registry: Registry[Any] = Registry().with_resource(ROOT, resource)
-        self._patterns = [(template, _pattern(template)) for template in document["paths"]]
+        paths: list[str] = list(document["paths"])
+        self._patterns = [(template, _pattern(template)) for template in paths]
         # Fixed names before variable ones, as the router matches: /users/me is not /users/{user}.
         self._patterns.sort(key=lambda entry: entry[0].count("{"))
 
