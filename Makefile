@@ -3,20 +3,29 @@
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.14 python3,$(if $(shell command -v $(p)),$(p))))
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517
+
+# What is installed, by stamp: enough to run, and everything. Newer lock files install again.
+RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .PHONY: run test check bench bench-quick demo clean lock help .venv
 
-run: $(STAMP)  ## start Parley with everything it needs
+run: $(RUNTIME)  ## start Parley with everything it needs
 	@exec $(BIN)/python main.py serve
 
 .venv: $(STAMP)  ## prepare the environment alone
 
-$(STAMP): requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "parley: needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+$(RUNTIME): requirements.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "parley: needs Python 3.11 or newer; install it, or set PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+		|| { echo "parley: cannot make .venv; install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
+	$(PIP) -r requirements.txt
+	@touch $(RUNTIME)
+
+$(STAMP): requirements-dev.txt $(RUNTIME)
+	$(PIP) -r requirements-dev.txt
 	@touch $(STAMP)
 
 test: $(STAMP)  ## the whole suite, on its own PostgreSQL and Redis
@@ -29,11 +38,11 @@ check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## every speed target against its peers
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(PIP) -r requirements-bench.txt
 	$(BIN)/python -m bench
 
 bench-quick: $(STAMP)  ## the same, short
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(PIP) -r requirements-bench.txt
 	$(BIN)/python -m bench --quick
 
 demo: $(STAMP)  ## a scripted minute: three transports, a killed instance, a flushed Redis
