@@ -62,6 +62,10 @@ def presence_envelope(status: PresenceStatus, at: float) -> bytes:
 class LiveHub(Protocol):
     """What typing needs of the hub."""
 
+    @property
+    def fresh(self) -> bool:
+        """Whether events may be written now (I9)."""
+
     def live(
         self, topic: bytes, payload: bytes, type_: str, group: Group, skip: Collection[UserId] = ()
     ) -> None: ...

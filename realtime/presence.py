@@ -277,8 +277,9 @@ class Presence:
     async def flush(self) -> None:
         """One step: lets go who has lingered long enough, and tells what changed."""
         self._let_go()
-        async with self._writing:
-            await self._tell()
+        if self.available:
+            async with self._writing:
+                await self._tell()
         doubtful = [user for user in self._doubtful if user in self._watched]
         self._doubtful.clear()
         for users in chunks(doubtful):
@@ -310,18 +311,24 @@ class Presence:
         self.gone(gone.keys())
 
     async def _tell(self) -> None:
-        """Writes what changed to the roster, then tells it, so that whoever hears of it finds it there."""
-        if not self._came and not self._left:
+        """Writes what changed to the roster, then tells it, so that whoever hears of it finds it there.
+
+        While Redis is away it is kept, and told when Redis is back.
+        """
+        if not self.available or not (self._came or self._left):
             return
-        came, left, size = list(self._came), self._left, len(self._here)
+        came, left, size = self._came, self._left, len(self._here)
         self._came, self._left = {}, {}
-        if self.available:
-            try:
-                await self._roster.change(came, left)
-                self._stored = size if self._stored is not None else None
-            except RosterAway as error:
-                self._away(error)
-        for users in chunks(came):
+        try:
+            await self._roster.change(list(came), left)
+        except RosterAway as error:
+            self._away(error)
+            self._came = {user: None for user in came if user not in self._left} | self._came
+            self._left = {user: at for user, at in left.items() if user not in self._came} | self._left
+            return
+        if self._stored is not None:
+            self._stored = size
+        for users in chunks(list(came)):
             self._publish(PresenceHint(self._roster.instance, came=users))
         for gone in chunks(list(left.items())):
             self._publish(PresenceHint(self._roster.instance, left=dict(gone)))
@@ -331,21 +338,23 @@ class Presence:
 
     async def beat(self) -> None:
         """Says that this instance lives, and makes the roster right where it is not: after a failure, or a flush."""
-        async with self._writing:
-            await self._tell()
-            try:
-                stored = await self._roster.beat()
-                if stored != self._stored:
+        try:
+            if not self.available:
+                await self._roster.beat()  # nobody waits for this one
+                self.available = True
+                self._recheck_now.set()
+            async with self._writing:
+                await self._tell()
+                if not self.available:
+                    return
+                if await self._roster.beat() != self._stored:
                     here = list(self._here)
                     await self._roster.replace(here)
                     self._stored = len(here)
-                if not self.available:
-                    self.available = True
-                    self._recheck_now.set()
-                for dead in await self._roster.reap():
-                    self.seen(dict.fromkeys(dead.users, dead.at))
-            except RosterAway as error:
-                self._away(error)
+            for dead in await self._roster.reap():
+                self.seen(dict.fromkeys(dead.users, dead.at))
+        except RosterAway as error:
+            self._away(error)
 
     async def leave(self) -> None:
         """The instance ends. Who was here counts as there a while longer: who comes back elsewhere never left."""

@@ -246,6 +246,8 @@ class RedisRoster:
     @asynccontextmanager
     async def _pipeline(self) -> AsyncIterator[Any]:
         """One round trip, within its time."""
+        task = asyncio.current_task()
+        cancelling = task.cancelling() if task else 0
         try:
             async with (
                 asyncio.timeout(self._timing.answer),
@@ -254,6 +256,10 @@ class RedisRoster:
                 yield pipeline
         except (RedisError, OSError, TimeoutError) as error:
             raise RosterAway(type(error).__name__) from error
+        if task and task.cancelling() > cancelling:
+            # The client sends by asyncio.wait_for, which on Python 3.11 loses a cancellation that arrives in the
+            # moment the sending is done (python/cpython#86296).
+            raise asyncio.CancelledError
 
     def _key(self, *parts: str) -> str:
         return self._prefix + ":".join(parts)

@@ -113,6 +113,8 @@ class Typing:
 
     def expire(self) -> None:
         """Ends what has lasted long enough."""
+        if not self._hub.fresh:
+            return
         now = self._clock()
         for (conversation, user), shown in list(self._shown.items()):
             if now >= shown.ends:
@@ -132,16 +134,20 @@ class Typing:
         now = self._clock()
         shown = self._shown.get((hint.conversation, hint.user))
         told = shown.told_sessions if shown else float("-inf")
-        if now - told >= self._timing.again:
+        if now - told >= self._timing.again and self._hub.fresh:
             told = now
             self._tell("typing.started", hint.conversation, hint.user, hint.hidden)
         self._shown[hint.conversation, hint.user] = _Shown(now + seconds, own, hint.hidden, now, told)
 
     def _unshow(self, conversation: ConversationId, user: UserId) -> bool:
-        shown = self._shown.pop((conversation, user), None)
+        shown = self._shown.get((conversation, user))
         if shown is None:
             return False
-        self._tell("typing.stopped", conversation, user, shown.hidden)
+        if self._hub.fresh:
+            del self._shown[conversation, user]
+            self._tell("typing.stopped", conversation, user, shown.hidden)
+        else:  # told as soon as anything may be told
+            shown.ends, shown.own = self._clock(), False
         return True
 
     def _tell(
