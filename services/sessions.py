@@ -18,12 +18,11 @@ from domain.ids import SessionId, TenantId, UserId
 from services.batching import Batcher
 from services.security.tokens import Kind, TokenExpired, TokenInvalid, TokenSigner
 from storage import auth_sessions
-from storage.auth_sessions import AliveRow
+from storage.auth_sessions import AliveRow, Key
 from storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-Key = tuple[TenantId, SessionId]
 
 SEEN_EVERY_SECONDS = 60.0
 FLUSH_EVERY_SECONDS = 10.0

@@ -221,6 +221,8 @@ class SignIns:
 
 async def _find_login(connection: Connection, tenant: TenantId, login: str) -> Credentials | None:
     if "@" in login:  # which no username holds
-        return await users.find_by_email(connection, tenant, login.strip())
+        # U+0000 and lone surrogates cannot be sent to PostgreSQL; they look up nobody, with the same work.
+        storable = "\x00" not in login and login.encode(errors="ignore") == login.encode(errors="replace")
+        return await users.find_by_email(connection, tenant, login.strip() if storable else "")
     name = user_name(login.strip())
     return await users.find_by_username(connection, tenant, name) if isinstance(name, str) else None

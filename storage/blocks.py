@@ -22,7 +22,8 @@ DELETE_BLOCK = "DELETE FROM blocks WHERE tenant_id = $1 AND blocker_id = $2 AND 
 DELETE_BLOCKS_OF = "DELETE FROM blocks WHERE tenant_id = $1 AND (blocker_id = $2 OR blocked_id = $2)"
 LIST_BLOCKS = f"""
 SELECT b.created_at AS blocked_at, {PROFILE_COLUMNS}
-FROM blocks b JOIN users u ON u.tenant_id = b.tenant_id AND u.id = b.blocked_id
+FROM blocks b
+CROSS JOIN LATERAL (SELECT * FROM users a WHERE a.tenant_id = b.tenant_id AND a.id = b.blocked_id LIMIT 1) u
 WHERE b.tenant_id = $1 AND b.blocker_id = $2 AND u.deleted_at IS NULL
     AND ($3::timestamptz IS NULL OR (b.created_at, b.blocked_id) < ($3, $4::uuid))
 ORDER BY b.created_at DESC, b.blocked_id DESC LIMIT $5

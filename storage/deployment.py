@@ -17,8 +17,10 @@ FROM pg_control_system() s, pg_control_checkpoint() c
 INSERT_DEPLOYMENT = """
 INSERT INTO deployment (id, origin, key_fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
-LOCK_DEPLOYMENT = """
-SELECT d.id, d.origin, d.key_fingerprint, h.epoch FROM deployment d, log_heads h WHERE h.log = $1 FOR UPDATE OF d
+# Two statements: who waited for the lock must read the epoch that was set meanwhile.
+LOCK_DEPLOYMENT = "SELECT 1 FROM deployment FOR UPDATE"
+READ_DEPLOYMENT = """
+SELECT d.id, d.origin, d.key_fingerprint, h.epoch FROM deployment d, log_heads h WHERE h.log = $1
 """
 SET_ORIGIN = "UPDATE deployment SET id = $1, origin = $2"
 FILL_ORIGIN = "UPDATE deployment SET origin = $1"
@@ -65,7 +67,8 @@ async def insert_deployment(connection: Connection, id: UUID, origin: str, key_f
 
 async def lock_deployment(connection: Connection) -> DeploymentRow:
     """The row, held against other instances that start at the same time, and the log's epoch."""
-    row = await connection.fetchrow(LOCK_DEPLOYMENT, LOG)
+    await connection.execute(LOCK_DEPLOYMENT)
+    row = await connection.fetchrow(READ_DEPLOYMENT, LOG)
     assert row is not None
     return DeploymentRow(**dict(row))
 

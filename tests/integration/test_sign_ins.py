@@ -30,21 +30,18 @@ async def refresh(office: Office, token: str) -> TokenPair:
     return await office.sign_ins.refresh(DEFAULT_TENANT, token, DEVICE)
 
 
-@pytest.mark.parametrize("login", ["ada", "ADA", " Ada ", "ada@example.com", "ADA@Example.Com"])
-async def test_one_signs_in_by_username_or_email_without_case(office: Office, login: str) -> None:
+async def test_one_signs_in_by_username_or_email_without_case(office: Office) -> None:
     registered = await office.register("ada")
-    signed_in = await office.sign_ins.sign_in(DEFAULT_TENANT, login, PASSWORD, DEVICE)
-    assert signed_in.user == registered.user
-    identity = await office.identify(signed_in)
-    assert identity.user == registered.user.id
-    assert identity.session != (await office.identify(registered)).session
+    for login in ("ada", "ADA", " Ada ", "ada@example.com", "ADA@Example.Com"):
+        signed_in = await office.sign_ins.sign_in(DEFAULT_TENANT, login, PASSWORD, DEVICE)
+        assert signed_in.user == registered.user
+        identity = await office.identify(signed_in)
+        assert identity.user == registered.user.id
+        assert identity.session != (await office.identify(registered)).session
 
 
-@pytest.mark.parametrize(
-    "login", ["ada", "ada@example.com", "nobody", "nobody@example.com", "", "\x00", "@", "ádá"]
-)
 async def test_a_bad_sign_in_is_one_answer_and_one_piece_of_work(
-    office: Office, login: str, monkeypatch: pytest.MonkeyPatch
+    office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await office.register("ada")
     checked: list[int | None] = []
@@ -55,13 +52,30 @@ async def test_a_bad_sign_in_is_one_answer_and_one_piece_of_work(
         return real(password, against)
 
     monkeypatch.setattr(bcrypt, "checkpw", counted)
-    queries = office.database.taken
-    with pytest.raises(WrongCredentials) as raised:
-        await office.sign_ins.sign_in(DEFAULT_TENANT, login, PASSWORD + "!", DEVICE)
-    error = raised.value
-    assert (error.status, error.code, error.detail) == (401, "invalid_credentials", WrongCredentials.title)
-    assert checked == [4], "one check at the same cost, whoever it is"
-    assert office.database.taken == queries + 1
+    for login in (
+        "ada",
+        "ada@example.com",
+        "nobody",
+        "nobody@example.com",
+        "",
+        "\x00",
+        "@",
+        "@\x00",
+        "@\ud800",
+        "ádá",
+    ):
+        queries = office.database.taken
+        with pytest.raises(WrongCredentials) as raised:
+            await office.sign_ins.sign_in(DEFAULT_TENANT, login, PASSWORD + "!", DEVICE)
+        error = raised.value
+        assert (error.status, error.code, error.detail) == (
+            401,
+            "invalid_credentials",
+            WrongCredentials.title,
+        )
+        assert checked.pop() == 4, "one check at the same cost, whoever it is"
+        assert checked == []
+        assert office.database.taken == queries + 1
 
 
 async def test_a_suspended_account_is_told_so_only_with_its_password(office: Office) -> None:
@@ -214,11 +228,11 @@ async def test_a_sign_in_that_was_not_refreshed_in_time_is_over(office: Office) 
         await office.directory.authenticate(DEFAULT_TENANT, first.access_token)
 
 
-@pytest.mark.parametrize("token", ["", "x", "\x00", "ü" * 50, "A" * 43, "A" * 10_000, "\ud800"])
-async def test_what_is_not_a_refresh_token_is_refused(office: Office, token: str) -> None:
+async def test_what_is_not_a_refresh_token_is_refused(office: Office) -> None:
     await office.register("ada")
-    with pytest.raises(TokenInvalid):
-        await refresh(office, token)
+    for token in ("", "x", "\x00", "ü" * 50, "A" * 43, "A" * 10_000, "\ud800"):
+        with pytest.raises(TokenInvalid):
+            await refresh(office, token)
 
 
 async def test_an_access_token_does_not_refresh(office: Office) -> None:
