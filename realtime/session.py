@@ -70,14 +70,19 @@ class Session:
     """One WebSocket or SSE connection."""
 
     PAGE = 200  # events a step of catching up
+    MOST_QUEUES = (
+        5  # of unread bytes, in queues, at which a peer is closed at once: only answers can come to that
+    )
 
     __slots__ = (
         "_bytes",
+        "_catching_up",
         "_control",
         "_due",
         "_flushing",
         "_groups",
         "_hub",
+        "_live_only",
         "_pending",
         "_position",
         "_warned",
@@ -104,8 +109,10 @@ class Session:
         self._position = position
         self._pending: list[Chunk] = []
         self._control: list[bytes] = []
+        self._live_only: list[bytes] | None = None
         self._bytes = 0
         self._flushing = False
+        self._catching_up = False
         self._due = hub.clock() + hub.heartbeat
         self._warned = False
         self.view = view
@@ -126,14 +133,14 @@ class Session:
                 return
             chunk = kept
         if not self._pending:
-            self._position = chunk.first - 1
+            # Not the chunk's own beginning: another of this batch may begin earlier, where a filter shortened this one.
+            self._position = self._hub.position
         self._pending.append(chunk)
         self._bytes += chunk.size
         if self._bytes > self._hub.queue_bytes:
             self._fall_behind()
-        elif not self._flushing:
-            self._flushing = True
-            self._hub.want_flush(self)
+        else:
+            self._want_flush()
 
     def offer_live(self, payload: bytes, type_: str, group: Group) -> bool:
         """Takes an event without a position; False where it does not. The first thing to be shed where the peer is
@@ -144,7 +151,10 @@ class Session:
             return False
         if self.transport.buffered() >= self._hub.queue_bytes // 4:
             return False
-        self.send_control(payload, type_)
+        if self._live_only is None:
+            self._live_only = []
+        self._live_only.append(frame(self.transport.wire, payload, type_, None))
+        self._want_flush()
         return True
 
     def send_control(self, payload: bytes, type_: str, cursor: str | None = None) -> None:
@@ -152,6 +162,9 @@ class Session:
         if self.state is State.CLOSED:
             return
         self._control.append(frame(self.transport.wire, payload, type_, cursor))
+        self._want_flush()
+
+    def _want_flush(self) -> None:
         if not self._flushing:
             self._flushing = True
             self._hub.want_flush(self)
@@ -163,7 +176,12 @@ class Session:
             return
         data = b"".join(self._control) if self._control else b""
         self._control = []
-        if self._pending and self._hub.fresh:
+        fresh = self._hub.fresh
+        if self._live_only is not None:
+            if fresh:
+                data += b"".join(self._live_only)
+            self._live_only = None
+        if self._pending and fresh:
             events = self._hub.joined(self._pending, self.transport.wire)
             data = data + events if data else events
             self._hub.written[self.transport.wire] += sum(len(chunk.events) for chunk in self._pending)
@@ -171,8 +189,11 @@ class Session:
             self._bytes = 0
         if data:
             self.transport.write(data)
-            if self.transport.buffered() > self._hub.queue_bytes:
+            buffered = self.transport.buffered()
+            if buffered > self._hub.queue_bytes and self.state is State.LIVE:
                 self._fall_behind()
+            if buffered > self.MOST_QUEUES * self._hub.queue_bytes:
+                self.close(STALLED)  # it asks and asks, and reads no answer
 
     def revoked(self) -> None:
         self.flush()
@@ -240,6 +261,8 @@ class Session:
 
     def greet(self, hello: dict[str, object], resync: str | None) -> None:
         """Sends ``hello``, and a resync where the cursor presented is of no use, ahead of everything else."""
+        if self.state is State.CLOSED:
+            return
         self._control.append(frame(self.transport.wire, orjson.dumps(hello), "hello", str(hello["cursor"])))
         if resync is not None:
             self._control.append(self._resync_frame(resync))
@@ -254,9 +277,8 @@ class Session:
     def start(self) -> None:
         """Goes live, at once where memory holds all that is missing and it is little."""
         self.flush()
-        if self._step_from_memory():
-            return
-        self._hub.spawn(self.catch_up())
+        if self._behind() and not self._step_from_memory():
+            self._begin_to_catch_up()
 
     def _fall_behind(self) -> None:
         """Turns from being pushed to, to reading the log: drops the queue, not the place."""
@@ -266,7 +288,13 @@ class Session:
         self._bytes = 0
         self.state = State.BEHIND
         self._hub.fell_behind()
-        self._hub.spawn(self.catch_up())
+        self._begin_to_catch_up()
+
+    def _begin_to_catch_up(self) -> None:
+        """One task at most: where one is about to end as this is called, it finds the session behind and goes on."""
+        if not self._catching_up:
+            self._catching_up = True
+            self._hub.spawn(self.catch_up())
 
     def _step_from_memory(self) -> bool:
         """One page from memory, without waiting. True where the session is live now."""
@@ -278,8 +306,15 @@ class Session:
         return self._go_live()
 
     def _write(self, events: Sequence[Event], reached: int) -> None:
+        """Writes the events on the way to ``reached``: the first of them, where all are more than a queue holds."""
         if self._groups is not None:
             events = [e for e in events if e.group in self._groups]
+        size = 0
+        for n, event in enumerate(events, 1):
+            size += len(event.envelope)
+            if size > self._hub.queue_bytes and n < len(events):
+                events, reached = events[:n], event.position
+                break
         if events:
             self.transport.write(encode_events(events, self.transport.wire))
         self._position = reached
@@ -291,13 +326,19 @@ class Session:
 
     async def catch_up(self) -> None:
         """Reads the log at the peer's pace until there is nothing left to read. Ends live or closed."""
-        while self._behind():
-            if not await self._drained():
-                self.close(STALLED)
-                return
-            await self._hub.until_fresh()
-            if self._behind():
-                await self._step()
+        try:
+            while self._behind():
+                if not await self._drained():
+                    self.close(STALLED)
+                    return
+                await self._hub.until_fresh()
+                if self._behind():
+                    await self._step()
+        except Exception:
+            self.close(draining(1000))  # to come back, rather than to stay behind for ever
+            raise
+        finally:
+            self._catching_up = False
 
     def _behind(self) -> bool:
         return self.state is State.BEHIND
