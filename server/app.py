@@ -27,7 +27,7 @@ from services.admin import Admin
 from services.blocks import Blocks
 from services.conversations import Conversations
 from services.idempotency import KeptAnswers
-from services.members import Members
+from services.members import GroupDeparture, Members
 from services.messages import Messages
 from services.profiles import Profiles
 from services.reactions import Reactions
@@ -72,7 +72,7 @@ def _services(app: web.Application, parts: Parts) -> None:
         refresh_leeway_seconds=settings.refresh_leeway_seconds,
     )
     members = Members(database, uow)
-    accounts = Accounts(database, uow, passwords, sign_ins, parts.directory)
+    accounts = Accounts(database, uow, passwords, sign_ins, parts.directory, departure=GroupDeparture())
     app[keys.SIGN_INS] = sign_ins
     app[keys.ACCOUNTS] = accounts
     app[keys.ADMIN] = Admin(database, uow, accounts, parts.directory)
