@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
-from domain.errors import Malformed, TooManyConnections
+from domain.errors import Malformed, TooManyConnections, Unavailable
+from domain.identity import Identity
 from handlers import keys
 from handlers.commands import Connection
 from handlers.endpoint import Call, Route
-from handlers.realtime import StreamQuery, begin, check_room, hello, parse_topics, sign_in
+from handlers.realtime import Realtime, StreamQuery, begin, check_room, hello, parse_topics, sign_in
 from handlers.schemas.common import NoBody
-from realtime.closing import PROTOCOL_ABUSE, TOO_MANY, Closing
+from realtime.closing import BINARY, PROTOCOL_ABUSE, TOO_MANY, Closing, draining
 from realtime.codec import Wire
+from realtime.events import Group
 
 SUBPROTOCOL = "parley.v1"
 MAX_FRAME = 64 * 1024
@@ -86,74 +89,120 @@ def check_subprotocol(request: web.Request) -> None:
         raise Malformed(f"this server speaks {SUBPROTOCOL}", code="unknown_subprotocol")
 
 
-async def get_websocket(call: Call[NoBody, StreamQuery]) -> web.StreamResponse:
-    """Upgrades, and serves the session until it ends."""
-    request, identity = call.request, call.identity
-    realtime = request.app[keys.REALTIME]
-    check_subprotocol(request)
-    groups = parse_topics(call.query.topics)
-    presented = call.query.cursor or None
-    await begin(realtime, identity, presented)  # what can fail, fails before the upgrade
-    ws: web.WebSocketResponse[bool] = web.WebSocketResponse(
-        protocols=(SUBPROTOCOL,),
-        autoping=False,
-        compress=False,
-        max_msg_size=MAX_FRAME + 1,
-        timeout=CLOSE_SECONDS,
-        decode_text=False,
-    )
-    ws.headers.update(request.get(keys.ANSWER_HEADERS, {}))
-    if not ws.can_prepare(request):
-        raise Malformed("this is a WebSocket: send an upgrade", code="upgrade_expected")
-    await ws.prepare(request)
-    if request.transport is None:
-        return ws
-    transport = WebSocketTransport(ws, request.transport, realtime.spawn)
-    view, place = await begin(realtime, identity, presented)
-    try:
-        check_room(realtime, view)
-    except TooManyConnections:
-        await ws.close(code=TOO_MANY.code, message=TOO_MANY.reason.encode())
-        return ws
-    session = realtime.hub.open(
-        view, transport, place, sign_in=identity.session, expires_at=identity.expires_at, groups=groups
-    )
-    realtime.metrics.connection_opened("ws")
-    try:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a connection was opened with."""
+
+    identity: Identity
+    presented: str | None
+    groups: frozenset[Group] | None
+
+
+class SessionSocket(web.WebSocketResponse[bool]):
+    """A WebSocket that serves its session as its body.
+
+    The handler only upgrades. The session runs in :meth:`write_eof`, which aiohttp awaits once the handler and every
+    middleware have returned: none of their frames, nor the parsed query, stays in memory for the connection's life,
+    which is a sixth of what an idle connection costs (docs/adr/0006). Its request is logged when it is upgraded.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        super().__init__(
+            protocols=(SUBPROTOCOL,),
+            autoping=False,
+            compress=False,
+            max_msg_size=MAX_FRAME + 1,
+            timeout=CLOSE_SECONDS,
+            decode_text=False,
+        )
+        self._opening: Opening | None = opening
+        self._request: web.Request | None = None
+
+    async def upgrade(self, request: web.Request) -> None:
+        """Sends the 101. Raises Malformed where the request is no upgrade."""
+        if not self.can_prepare(request):
+            raise Malformed("this is a WebSocket: send an upgrade", code="upgrade_expected")
+        self._request = request
+        await self.prepare(request)
+
+    async def write_eof(self) -> None:  # type: ignore[override]  # as WebSocketResponse itself narrows it
+        request, opening = self._request, self._opening
+        self._request = self._opening = None
+        if request is not None and opening is not None and request.transport is not None:
+            realtime = request.app[keys.REALTIME]
+            transport = WebSocketTransport(self, request.transport, realtime.spawn)
+            connection = await self._open(request.app, opening, transport)
+            request.clear()
+            self.headers.clear()
+            del request, opening
+            if connection is not None:
+                await self._serve(realtime, transport, connection)
+        await super().write_eof()
+
+    async def _open(
+        self, app: web.Application, opening: Opening, transport: WebSocketTransport
+    ) -> Connection | None:
+        """Opens the session and greets. None where it is closed again at once."""
+        realtime, identity = app[keys.REALTIME], opening.identity
+        try:
+            view, place = await begin(realtime, identity, opening.presented)
+            check_room(realtime, view)
+        except TooManyConnections:
+            await self.close(code=TOO_MANY.code, message=TOO_MANY.reason.encode())
+            return None
+        except Unavailable:
+            away = draining(1000)
+            await self.close(code=away.code, message=away.reason.encode())
+            return None
+        session = realtime.hub.open(
+            view,
+            transport,
+            place,
+            sign_in=identity.session,
+            expires_at=identity.expires_at,
+            groups=opening.groups,
+        )
         session.greet(hello(realtime, identity, place.presented), place.resync)
         session.start()
-        await _serve(ws, transport, Connection(request.app, session, identity))
-    finally:
-        session.detach()
-        realtime.metrics.connection_closed("ws", transport.closing.reason if transport.closing else "gone")
-        if transport.closed is not None:
-            await transport.closed.wait()
+        return Connection(app, session, identity)
+
+    async def _serve(self, realtime: Realtime, transport: WebSocketTransport, connection: Connection) -> None:
+        """Takes the peer's frames, in order, until either side closes."""
+        session = connection.session
+        realtime.metrics.connection_opened("websocket")
+        try:
+            while True:
+                message = await self.receive()
+                transport.heard()
+                if message.type is WSMsgType.TEXT:
+                    if not await connection.take(message.data):
+                        session.close(PROTOCOL_ABUSE)
+                elif message.type is WSMsgType.PING:
+                    await self.pong(message.data)
+                elif message.type is WSMsgType.BINARY:
+                    session.close(BINARY)
+                elif message.type is not WSMsgType.PONG:
+                    break
+        except (ConnectionError, RuntimeError):
+            pass  # the peer went away while it was being answered
+        finally:
+            session.detach()
+            realtime.metrics.connection_closed(
+                "websocket", transport.closing.reason if transport.closing else "gone"
+            )
+            if transport.closed is not None:
+                await transport.closed.wait()
+
+
+async def get_websocket(call: Call[NoBody, StreamQuery]) -> web.StreamResponse:
+    """Upgrades. Whatever can be wrong with the request is said before that."""
+    request, identity = call.request, call.identity
+    check_subprotocol(request)
+    opening = Opening(identity, call.query.cursor or None, parse_topics(call.query.topics))
+    await begin(request.app[keys.REALTIME], identity, opening.presented)
+    ws = SessionSocket(opening)
+    await ws.upgrade(request)
     return ws
-
-
-async def _serve(
-    ws: web.WebSocketResponse[bool], transport: WebSocketTransport, connection: Connection
-) -> None:
-    """Takes the peer's frames, in order, until either side closes."""
-    try:
-        while True:
-            message = await ws.receive()
-            transport.heard()
-            if message.type is WSMsgType.TEXT:
-                if not await connection.take(message.data):
-                    connection.session.close(PROTOCOL_ABUSE)
-                    return
-            elif message.type is WSMsgType.PING:
-                await ws.pong(message.data)
-            elif message.type is WSMsgType.PONG:
-                pass
-            elif message.type is WSMsgType.BINARY:
-                connection.session.close(Closing(1003, "text frames only"))
-                return
-            else:
-                return
-    except (ConnectionError, RuntimeError):  # the peer went away while it was being answered
-        return
 
 
 ROUTES = (

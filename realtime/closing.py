@@ -21,7 +21,7 @@ EXPIRED = Closing(4401, "token expired")
 SILENT = Closing(4408, "nothing heard for two heartbeats", 0)
 STALLED = Closing(4408, "nothing read for two heartbeats", 0)
 TOO_MANY = Closing(4429, "too many connections")
-GONE = Closing(1000, "closed by the client")
+BINARY = Closing(1003, "text frames only")
 
 
 def draining(reconnect_after_ms: int) -> Closing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -12,6 +13,57 @@ from realtime.events import Event
 
 if TYPE_CHECKING:
     from realtime.session import Follower
+
+KEY_BYTES = 17  # of domain.log.topic_key
+
+
+class OpenTopics:
+    """Topics with the position each opened at, packed: a user's twenty conversations take 500 bytes, not 2,300.
+
+    Looking one up walks them all; the hub does that only where a membership changes.
+    """
+
+    __slots__ = ("_keys", "_opens")
+
+    def __init__(self, topics: Iterable[tuple[bytes, int]]) -> None:
+        pairs = list(topics)
+        self._keys = b"".join([key for key, _ in pairs])
+        self._opens = array("q", [opens for _, opens in pairs])
+
+    def _index(self, topic: bytes) -> int:
+        at = self._keys.find(topic)
+        while at % KEY_BYTES:  # found across two keys, or not at all (-1)
+            if at < 0:
+                return -1
+            at = self._keys.find(topic, at + 1)
+        return at // KEY_BYTES
+
+    def get(self, topic: bytes) -> int | None:
+        """The position it opened at; None where it is not open."""
+        index = self._index(topic)
+        return None if index < 0 else self._opens[index]
+
+    def add(self, topic: bytes, opens: int) -> None:
+        self._keys += topic
+        self._opens.append(opens)
+
+    def remove(self, topic: bytes) -> None:
+        index = self._index(topic)
+        if index >= 0:
+            self._keys = self._keys[: index * KEY_BYTES] + self._keys[(index + 1) * KEY_BYTES :]
+            del self._opens[index]
+
+    def __contains__(self, topic: bytes) -> bool:
+        return self._index(topic) >= 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self._keys[at : at + KEY_BYTES] for at in range(0, len(self._keys), KEY_BYTES))
+
+    def __len__(self) -> int:
+        return len(self._opens)
+
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        return zip(self, self._opens, strict=True)
 
 
 class UserView:
@@ -25,7 +77,7 @@ class UserView:
     def __init__(self, tenant: TenantId, loaded: View) -> None:
         self.tenant = tenant
         self.user = loaded.user
-        self.open: dict[bytes, int] = {w.topic.key: w.opens for w in loaded.windows if w.closes is None}
+        self.open = OpenTopics((w.topic.key, w.opens) for w in loaded.windows if w.closes is None)
         self.closed: tuple[tuple[bytes, int, int], ...] = tuple(
             (w.topic.key, w.opens, w.closes) for w in loaded.windows if w.closes is not None
         )
@@ -36,7 +88,7 @@ class UserView:
         """Opens the event's topic at the event. False where it was open already."""
         if event.topic in self.open:
             return False
-        self.open[event.topic] = event.position
+        self.open.add(event.topic, event.position)
         return True
 
     def apply_leave(self, event: Event) -> bool:
@@ -44,7 +96,7 @@ class UserView:
         opens = self.open.get(event.topic)
         if opens is None or opens > event.position:
             return False
-        del self.open[event.topic]
+        self.open.remove(event.topic)
         self.closed += ((event.topic, opens, event.position),)
         return True
 
