@@ -189,6 +189,7 @@ def _page(
     answers: Mapping[int, type[BaseModel] | None] = MappingProxyType({200: None}),
     produces: str = "application/json",
     description: str = "",
+    errors: tuple[int, ...] = (),
 ) -> Route:
     """A page anyone may ask for, as often as they like."""
     return Route(
@@ -198,6 +199,7 @@ def _page(
         summary,
         "Service",
         answers=answers,
+        errors=errors,
         description=description,
         auth=False,
         limit="none",
@@ -218,5 +220,11 @@ ROUTES = (
     _page("/api/v1/openapi.json", get_openapi, "This document."),
     _page("/api/v1/asyncapi.json", get_asyncapi, "The realtime protocol, as AsyncAPI 3.0."),
     _page("/api/docs/", get_docs, "The documentation to click through.", produces="text/html; charset=utf-8"),
-    _page("/api/docs/{asset}", get_docs_asset, "A file of that page.", produces="application/octet-stream"),
+    _page(
+        "/api/docs/{asset}",
+        get_docs_asset,
+        "A file of that page.",
+        errors=(404,),
+        produces="application/octet-stream",
+    ),
 )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from aiohttp import web
 
+from handlers import keys
 from server.middleware.errors import status_problem
 from server.middleware.headers import FIXED
 
@@ -34,14 +36,19 @@ class ProblemHandler(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answers what could not be parsed, and closes. Says in words of ours what is wrong: theirs quote the input."""
-        log.info("request_unreadable", status=status, error=type(exc).__qualname__, client=request.remote)
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
+        request_id = request[keys.REQUEST_ID] = uuid4().hex
         detail = "the request is not well-formed HTTP, or its headers are too large"
         response = status_problem(request, HTTPStatus(status), detail)
         response.headers.update(FIXED)
         response.headers["Server"] = "parley"
+        response.headers["X-Request-ID"] = request_id
         response.force_close()
+        error = type(exc).__qualname__
+        log.info(
+            "request_unreadable", status=status, error=error, client=request.remote, request_id=request_id
+        )
         return response
 
 

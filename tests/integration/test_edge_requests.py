@@ -288,7 +288,9 @@ async def test_what_is_not_http_is_a_400_problem(app: EdgeApp, raw: bytes) -> No
     head, _, body = (await app.raw(raw)).partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert b"application/problem+json" in head
-    assert json.loads(body)["code"] == "malformed"
+    problem = json.loads(body)
+    assert problem["code"] == "malformed"
+    assert b"X-Request-ID: %b" % problem["request_id"].encode() in head
 
 
 async def test_http_1_0_without_a_host_is_served(app: EdgeApp) -> None:
