@@ -19,7 +19,7 @@ run: $(RUNTIME)  ## start Parley with everything it needs
 $(RUNTIME): requirements.txt
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "parley: needs Python 3.11 or newer; install it, or set PYTHON=/path/to/python3" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
 		|| { echo "parley: cannot make .venv; install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
 	$(PIP) -r requirements.txt
 	@touch $(RUNTIME)

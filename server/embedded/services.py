@@ -38,6 +38,11 @@ class EmbeddedServices:
         self._redis_url = settings.redis_url
 
     @property
+    def data_dir(self) -> Path:
+        """Where the embedded ones keep their data."""
+        return self._settings.data_dir
+
+    @property
     def database_url(self) -> str:
         """Where PostgreSQL is. Only inside the context."""
         assert self._database_url is not None

@@ -11,6 +11,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from server.data_dir import with_secret_key
+from server.embedded import EmbeddedServices
+from server.settings import Settings
 from tests.support.command import run
 from tests.support.loop import LoopThread
 from tests.support.services import free_port
@@ -201,6 +204,17 @@ def test_doctor_finds_nothing_wrong_with_the_defaults_and_starts_nothing(tmp_pat
     assert not (tmp_path / "data").exists()
 
 
+def test_doctor_looks_at_embedded_services_that_run(
+    services: EmbeddedServices, template_database: str
+) -> None:
+    ended = run("doctor", data_dir=services.data_dir)
+    assert ended.returncode == 0, ended.stdout
+    assert "ok       PostgreSQL       18." in ended.stdout
+    assert "ok       Redis            " in ended.stdout
+    assert "not running" not in ended.stdout
+    assert "the newest" in ended.stdout
+
+
 def test_doctor_says_what_is_set_and_reachable_without_telling_secrets(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
@@ -252,9 +266,6 @@ def test_doctor_fails_where_something_is_broken_and_names_what_is_unsafe(tmp_pat
 
 
 def test_the_secret_key_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    from server.data_dir import with_secret_key
-    from server.settings import Settings
-
     first = with_secret_key(Settings(data_dir=tmp_path / "data"))
     second = with_secret_key(Settings(data_dir=tmp_path / "data"))
     path = tmp_path / "data" / "secret_key"
