@@ -16,6 +16,7 @@ from aiohttp import web
 from server.data_dir import with_secret_key
 from server.embedded import EmbeddedServices
 from server.preflight import check_redis, migrate_database
+from server.protocol import Runner
 from server.settings import Settings, unknown_names
 from server.startup import StartupError
 
@@ -49,10 +50,11 @@ async def _serve_application(
     announce: Callable[[str], None],
 ) -> None:
     from server.app import DRAIN, create_app
+    from server.drain import stop_listening
 
     app = await create_app(settings, database_url=services.database_url, redis_url=services.redis_url)
-    # handler_cancellation: a client that went away must not leave its long poll behind.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    # Also cancels handlers: a client that went away must not leave its long poll behind.
+    runner = Runner(app)
     await runner.setup()
     try:
         for listening in sockets:
@@ -65,8 +67,7 @@ async def _serve_application(
             watching = tasks.create_task(services.supervise())
             await stop.wait()
             await app[DRAIN].announce()
-            for site in list(runner.sites):
-                await site.stop()
+            await stop_listening(runner, sockets)
             await app[DRAIN].send_away()
             watching.cancel()
         _log.info("stopping")
