@@ -43,8 +43,9 @@ case $PUBLIC_PORT in
     *) PUBLIC_PORT=:$PUBLIC_PORT ;;
 esac
 
-# Two failures within three seconds rest an instance for three; a refused connection costs so little that this is
-# about hosts that do not answer at all. Readiness never rests one.
+# Three failures rest an instance for a second or two. A refused connection costs next to nothing, so this is for
+# hosts that do not answer at all; and it must be short, or the instance that came back a moment ago is still resting
+# when a rolling deploy takes the next one away. Readiness never rests one.
 INSTANCES=
 READINESS=
 for address in ${PROXY_INSTANCES:-}; do
@@ -53,7 +54,7 @@ for address in ${PROXY_INSTANCES:-}; do
         *:*) ;;
         *) fail "PROXY_INSTANCES: $address has no port" ;;
     esac
-    INSTANCES="$INSTANCES server $address max_fails=2 fail_timeout=3s;"
+    INSTANCES="$INSTANCES server $address max_fails=3 fail_timeout=1s;"
     READINESS="$READINESS server $address max_fails=0;"
 done
 [ -n "$INSTANCES" ] || fail "PROXY_INSTANCES is not set; list the instances, like: parley-1:8080 parley-2:8080"

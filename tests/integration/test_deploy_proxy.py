@@ -44,7 +44,7 @@ def instances(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Instanc
 
 @pytest.fixture(scope="module")
 def proxy(instances: list[Instance]) -> Iterator[Proxy]:
-    with running_proxy(instances) as made:
+    with running_proxy([each.address for each in instances]) as made:
         yield made
 
 
@@ -121,6 +121,9 @@ async def test_websocket_is_upgraded_and_carries_both_directions(client: aiohttp
         seen: set[str] = set()
         while not {"reply", "message.created"} <= seen:
             seen.add((await ws.receive_json(timeout=SOON))["type"])
+        await (
+            client.close()
+        )  # while the socket is open: this waits for what it cuts, leaving the block would not
 
 
 async def test_server_sent_events_arrive_one_by_one(client: aiohttp.ClientSession) -> None:
@@ -181,7 +184,7 @@ async def test_forwarded_address_is_not_believed_from_others(instances: list[Ins
 
 
 async def test_address_given_by_a_named_load_balancer_is_passed_on(instances: list[Instance]) -> None:
-    with running_proxy(instances, PROXY_BEHIND="127.0.0.5") as behind:
+    with running_proxy([each.address for each in instances], PROXY_BEHIND="127.0.0.5") as behind:
         assert await address_seen(behind.url, "127.0.0.5", ssl=behind.trust()) == SPOOFED
         assert await address_seen(behind.url, "127.0.0.7", ssl=behind.trust()) == "127.0.0.7"
 

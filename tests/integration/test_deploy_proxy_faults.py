@@ -7,7 +7,6 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from server.embedded.processes import wait_until
 from tests.support.deployment import (
     API,
+    LOOPBACK,
     Instance,
     Proxy,
     new_conversation,
@@ -23,6 +23,7 @@ from tests.support.deployment import (
     running_proxy,
     sign_up,
 )
+from tests.support.services import free_port
 
 pytestmark = [
     pytest.mark.skipif(nginx_missing() is not None, reason=str(nginx_missing())),
@@ -33,15 +34,25 @@ GRACE_SECONDS = 4.0
 SOON = 10.0
 
 
-@pytest.fixture
-def instances(tmp_path: Path) -> Iterator[list[Instance]]:
-    with running_instances(tmp_path, PARLEY_DRAIN_GRACE_SECONDS=str(GRACE_SECONDS)) as made:
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Instance]]:
+    directory = tmp_path_factory.mktemp("deploy")
+    with running_instances(directory, PARLEY_DRAIN_GRACE_SECONDS=str(GRACE_SECONDS)) as made:
         yield made
 
 
 @pytest.fixture
+def instances(pair: list[Instance]) -> list[Instance]:
+    """Both ready, whatever the test before did to them."""
+    for instance in pair:
+        if not instance.running:
+            instance.start()
+    return pair
+
+
+@pytest.fixture
 def proxy(instances: list[Instance]) -> Iterator[Proxy]:
-    with running_proxy(instances) as made:
+    with running_proxy([each.address for each in instances]) as made:
         yield made
 
 
@@ -193,11 +204,10 @@ async def test_no_instance_left_is_a_503_in_the_contracts_form(
         assert await chat.send("to somebody") == (201, "")
 
 
-def test_proxy_starts_and_ends_without_its_instances(instances: list[Instance], proxy: Proxy) -> None:
-    for instance in instances:
-        instance.kill()
-    with running_proxy(instances) as another:
-        assert another.stop() == 0
+def test_proxy_starts_and_ends_without_its_instances() -> None:
+    with running_proxy([f"{LOOPBACK}:{free_port()}" for _ in range(2)]) as proxy:
+        assert not proxy.answers("/healthz")
+        assert proxy.stop() == 0
 
 
 async def _close_code(ws: aiohttp.ClientWebSocketResponse) -> int | None:

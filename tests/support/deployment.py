@@ -70,6 +70,11 @@ class Instance:
         ), f"not ready:\n{self.log.read_text()}"
         assert process.poll() is None, f"ended at once:\n{self.log.read_text()}"
 
+    @property
+    def running(self) -> bool:
+        """False before `start` and after an end that was waited for."""
+        return self._process is not None
+
     def kill(self) -> None:
         """SIGKILL, frozen or not."""
         self._send(signal.SIGKILL)
@@ -99,15 +104,19 @@ class Instance:
         return False
 
     def close(self) -> None:
-        """Ends it if it still runs, in good order where it goes."""
+        """Ends it if it still runs, in good order where it goes, without the time it would give balancers to notice."""
         if self._process is None:
             return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._send(signal.SIGCONT)
-            self.terminate()
+        for sent in (
+            signal.SIGCONT,
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # the second to end it cuts the drain short
+            self._send(sent)
+        try:
             self.wait(20)
-            return
-        self.kill()
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def _send(self, sent: signal.Signals) -> None:
         assert self._process is not None
@@ -203,12 +212,12 @@ def running_instances(directory: Path, count: int = 2, **settings: str) -> Itera
 
 
 @contextlib.contextmanager
-def running_proxy(instances: Sequence[Instance], **variables: str) -> Iterator[Proxy]:
-    """The proxy before `instances`. Its directory is one that nginx's own user can enter, which pytest's is not."""
+def running_proxy(addresses: Sequence[str], **variables: str) -> Iterator[Proxy]:
+    """The proxy before `addresses`, in a directory that nginx's own user can enter, which pytest's is not."""
     with tempfile.TemporaryDirectory(prefix="parley-proxy-") as name:
         directory = Path(name)
         directory.chmod(0o755)
-        proxy = Proxy(directory, [instance.address for instance in instances], **variables)
+        proxy = Proxy(directory, addresses, **variables)
         try:
             proxy.start()
             yield proxy
