@@ -230,6 +230,7 @@ class Crowd:
         assert self._publisher is not None
         self._publisher.sendall(published)
         reference, by_fd, poll = self._receivers[0], self._by_fd, self._epoll.poll
+        asks = self._receiving.status is None
         seen = parsed = goal = 0
         behind = len(self._receivers)
         while behind or self._acknowledged < count:
@@ -237,7 +238,7 @@ class Crowd:
             if not ready:
                 raise WrongError(
                     f"{behind} of {len(by_fd)} receivers still waited after {self._timeout:.0f} s of silence"
-                    f" ({self._acknowledged} of {count} messages acknowledged)"
+                    f" ({self._acknowledged} of {count} messages acknowledged); {self._straggler(goal)}"
                 )
             for fd, _ in ready:
                 receiver = by_fd.get(fd)
@@ -246,6 +247,8 @@ class Crowd:
                     continue
                 before = receiver.filled
                 now = before + receiver.read()
+                if asks:  # a refusal has any length: look at each answer, so that it is told at once
+                    self._receiving.payloads(receiver.buffer, now)
                 if goal:
                     if before < goal <= now:
                         behind -= 1
@@ -259,6 +262,13 @@ class Crowd:
                         goal = parsed
                         behind = sum(each.filled < goal for each in self._receivers)
         return goal
+
+    def _straggler(self, goal: int) -> str:
+        """What one of those that lack something has got, for the error message."""
+        late = [each for each in self._receivers if not goal or each.filled < goal]
+        if not late:
+            return "all have it"
+        return f"{late[0].name} has {bytes(late[0].buffer[: late[0].filled])[-600:]!r}, the first one needed {goal} bytes"
 
     def _read_answers(self) -> None:
         assert self._publisher is not None

@@ -21,6 +21,7 @@ class Plan:
     idle_connections: int
     held_connections: int
     broadcasts: int
+    slow_peers_too: bool  # those a single burst takes seconds
 
 
 FULL = Plan(
@@ -36,19 +37,21 @@ FULL = Plan(
     idle_connections=10_000,
     held_connections=19_000,
     broadcasts=20,
+    slow_peers_too=True,
 )
 
 QUICK = Plan(
     rounds=1,
     chat_pairs=100,
     chat_seconds=3.0,
-    latency_seconds=4.0,
+    latency_seconds=3.0,
     floor_commits=500,
     receivers=1000,
     burst=100,
     fanout_seconds=1.5,
     warmup_seconds=0.7,
-    idle_connections=2000,
-    held_connections=4000,
-    broadcasts=5,
+    idle_connections=1000,
+    held_connections=2000,
+    broadcasts=3,
+    slow_peers_too=False,
 )

@@ -68,6 +68,8 @@ def one_at_a_time(report: Report, addresses: dict[str, Address]) -> float | None
 
 def bursts(report: Report, addresses: dict[str, Address], nchan_alone: float | None) -> None:
     """S3. `nchan_alone` is Nchan's rate in S2."""
+    if not report.plan.slow_peers_too:
+        addresses = {name: address for name, address in addresses.items() if name != SOCKETIO}
     figures = _compare(report, "S3", addresses, report.plan.burst, {SOCKETIO})
     _rows(report, "S3", figures, None, Target("at least", 10, True))
     if PARLEY in figures:

@@ -66,9 +66,9 @@ class LongPolling:
         while (head_end := buffer.find(b"\r\n\r\n", consumed, end)) >= 0:
             head = bytes(buffer[consumed:head_end])
             length = _LENGTH.search(head)
-            if not head.startswith(b"HTTP/1.1 200") or length is None:
-                raise WrongError(f"a poll was answered: {head!r}")
             start = head_end + 4
+            if not head.startswith(b"HTTP/1.1 200") or length is None:
+                raise WrongError(f"a poll was answered: {head[:15]!r} {bytes(buffer[start:end])!r}")
             stop = start + int(length[1])
             if stop > end:
                 break
