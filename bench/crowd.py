@@ -268,7 +268,8 @@ class Crowd:
         late = [each for each in self._receivers if not goal or each.filled < goal]
         if not late:
             return "all have it"
-        return f"{late[0].name} has {bytes(late[0].buffer[: late[0].filled])[-600:]!r}, the first one needed {goal} bytes"
+        got = bytes(late[0].buffer[: late[0].filled])[-600:]
+        return f"{late[0].name} has {got!r}, the first one needed {goal} bytes"
 
     def _read_answers(self) -> None:
         assert self._publisher is not None
