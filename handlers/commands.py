@@ -111,6 +111,7 @@ class Connection:
             self.app[keys.REALTIME].spawn(self._answer_known(id, draft, result))
             return
         if isinstance(result, Stored):
+            self.app[keys.TYPING].sent(draft.conversation, draft.sender)
             self._reply(id, result.data, "message.send")
         else:
             self._reply_error(id, result, "message.send")

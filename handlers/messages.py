@@ -45,7 +45,9 @@ async def post_message(call: Call[MessageCreate, NoQuery]) -> Reply:
         body.reply_to_seq,
         [attachment.media_id for attachment in body.attachments],
     )
-    return Reply.of(await call.app[keys.MESSAGES].send(call.identity, conversation_of(call), text, call.keep))
+    sent = await call.app[keys.MESSAGES].send(call.identity, conversation_of(call), text, call.keep)
+    call.app[keys.TYPING].sent(conversation_of(call), call.identity.user)
+    return Reply.of(sent)
 
 
 async def get_message(call: Call[NoBody, NoQuery]) -> Reply:

@@ -15,6 +15,7 @@ from handlers import (
     service,
     sse,
     tickets,
+    typing,
     users,
     websocket,
 )
@@ -30,6 +31,7 @@ ROUTES: tuple[Route, ...] = (
     *messages.ROUTES,
     *reactions.ROUTES,
     *receipts.ROUTES,
+    *typing.ROUTES,
     *tickets.ROUTES,
     *websocket.ROUTES,
     *sse.ROUTES,

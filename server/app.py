@@ -18,6 +18,7 @@ from handlers.serving import Edge, register_routes
 from server import asyncapi, health, middleware, openapi
 from server.docs import documents
 from server.drain import Drain
+from server.live import Live, make_live
 from server.parts import Parts, make_parts
 from server.ratelimits import NoLimits, RateLimits
 from server.settings import Settings
@@ -48,17 +49,17 @@ async def create_app(settings: Settings, *, database_url: str, redis_url: str) -
     """An application on a migrated database. Closing it closes all it opened. Raises Unavailable."""
     async with AsyncExitStack() as stack:
         parts = await make_parts(settings, stack, database_url=database_url, redis_url=redis_url)
-        drain = Drain(parts.hub, grace=settings.drain_grace_seconds)
         app = web.Application(client_max_size=settings.max_body_bytes)
-        app[DRAIN] = drain
-        _services(app, parts)
+        live = make_live(parts)
+        app[DRAIN] = drain = Drain(parts.hub, live.presence_here, grace=settings.drain_grace_seconds)
+        _services(app, parts, live)
         await _pages(app, parts, drain)
         _edge(app, parts, drain)
-        app.cleanup_ctx.append(_lifetime(parts, stack.pop_all()))
+        app.cleanup_ctx.append(_lifetime(parts, live, stack.pop_all()))
         return app
 
 
-def _services(app: web.Application, parts: Parts) -> None:
+def _services(app: web.Application, parts: Parts, live: Live) -> None:
     """Every service under its key. Services know the parts, never each other's insides."""
     settings, database, uow = parts.settings, parts.database, parts.uow
     passwords = PasswordHasher(rounds=settings.bcrypt_rounds)
@@ -76,8 +77,8 @@ def _services(app: web.Application, parts: Parts) -> None:
     app[keys.SIGN_INS] = sign_ins
     app[keys.ACCOUNTS] = accounts
     app[keys.ADMIN] = Admin(database, uow, accounts, parts.directory)
-    app[keys.PROFILES] = Profiles(database, uow)
-    app[keys.BLOCKS] = Blocks(database, uow)
+    app[keys.PROFILES] = Profiles(database, uow, changed=live.visibility_changed)
+    app[keys.BLOCKS] = Blocks(database, uow, changed=live.visibility_changed)
     app[keys.TICKETS] = parts.realtime.tickets
     app[keys.CONVERSATIONS] = Conversations(database, uow)
     app[keys.MEMBERS] = members
@@ -87,6 +88,8 @@ def _services(app: web.Application, parts: Parts) -> None:
     app[keys.COMMITTER] = parts.committer
     app[keys.REALTIME] = parts.realtime
     app[keys.COMMANDS] = COMMANDS
+    app[keys.TYPING] = live.typing
+    app[keys.PRESENCE] = live.presence
     app.cleanup_ctx.append(_entered(passwords))
 
 
@@ -138,7 +141,9 @@ def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:
     )
 
 
-def _lifetime(parts: Parts, stack: AsyncExitStack) -> Callable[[web.Application], AsyncIterator[None]]:
+def _lifetime(
+    parts: Parts, live: Live, stack: AsyncExitStack
+) -> Callable[[web.Application], AsyncIterator[None]]:
     """Starts and stops what runs by itself.
 
     Stopping: no message is taken any more and every one taken is answered; writes under way end; the loops end; the
@@ -161,11 +166,13 @@ def _lifetime(parts: Parts, stack: AsyncExitStack) -> Callable[[web.Application]
                 "sign-ins": parts.directory.run,
                 "upkeep": SignInUpkeep(parts.database).run,
                 "retention": retention.run,
+                **live.loops,
             }.items():
                 await loops.spawn(forever(name, run))
             parts.metrics.watch_depth("sessions", lambda: len(parts.hub))
             parts.metrics.watch_depth("commits", lambda: len(parts.committer))
             yield
+            await live.presence_here.leave()
             await parts.committer.close()
             await parts.jobs.wait_and_close(5.0)
             await loops.close()

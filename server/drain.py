@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from realtime.hub import Hub
+from realtime.presence import Presence
 
 logger = structlog.get_logger(__name__)
 
@@ -23,14 +24,16 @@ RETURNS_A_SECOND = 2000  # how fast clients are asked to come back, to the other
 class Drain:
     """From SIGTERM to the last session: ``grace`` seconds not ready but serving, then sessions go in batches."""
 
-    def __init__(self, hub: Hub, *, grace: float) -> None:
+    def __init__(self, hub: Hub, presence: Presence, *, grace: float) -> None:
         self._hub = hub
+        self._presence = presence
         self._grace = grace
         self.begun = False
 
     async def announce(self) -> None:
         """Not ready from now on; returns when balancers have had the grace time to notice."""
         self.begun = True
+        self._presence.hold()
         logger.info("drain.begun", sessions=len(self._hub), grace_seconds=self._grace)
         await asyncio.sleep(self._grace)
 

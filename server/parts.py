@@ -49,6 +49,8 @@ class Parts:
     database: Database
     redis: Redis
     deployment: Deployment
+    instance: str
+    """Tells this instance from the others, and from what ran here before."""
     metrics: Metrics
     jobs: aiojobs.Scheduler
     tasks: TaskSet
@@ -83,7 +85,8 @@ async def make_parts(
     source = StoredLog(database, vital)
     ring = Ring(max_events=settings.ring_events, max_bytes=settings.ring_bytes)
     reader = LogReader(source, ring, metrics, time.monotonic)
-    bus = Bus(redis, str(deployment.id), _instance_name(), gap=reader.poke)
+    instance = _instance_name()
+    bus = Bus(redis, str(deployment.id), instance, gap=reader.poke)
     publisher = LogPublisher(reader, bus)
     hub = Hub(
         reader,
@@ -125,6 +128,7 @@ async def make_parts(
         database,
         redis,
         deployment,
+        instance,
         metrics,
         jobs,
         tasks,

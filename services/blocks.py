@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from domain.errors import Invalid
@@ -18,9 +19,17 @@ from storage.database import Database
 class Blocks:
     """Who has blocked whom. What a block hides is decided in :mod:`services.visibility` alone."""
 
-    def __init__(self, database: Database, uow: UnitOfWork) -> None:
+    def __init__(
+        self,
+        database: Database,
+        uow: UnitOfWork,
+        *,
+        changed: Callable[[Collection[UserId]], None] = lambda users: None,
+    ) -> None:
+        """``changed`` is called with both users after a commit that changed what they may see of each other."""
         self._database = database
         self._uow = uow
+        self._changed = changed
 
     async def block(self, identity: Identity, name: str) -> None:
         """Blocks a user, hidden ones too. Once it returns, no message passes in their direct conversation.
@@ -36,6 +45,7 @@ class Blocks:
             await blocks.insert_block(tx.connection, identity.tenant, identity.user, other)
 
         await self._uow.run(work)
+        self._changed((identity.user, other))
 
     async def unblock(self, identity: Identity, name: str) -> None:
         """Ends the caller's block of a user, where there is one. Raises NotFound where there is no such user."""
@@ -45,6 +55,7 @@ class Blocks:
             await blocks.delete_block(tx.connection, identity.tenant, identity.user, other)
 
         await self._uow.run(work)
+        self._changed((identity.user, other))
 
     async def list(
         self, identity: Identity, *, before: tuple[datetime, UserId] | None, limit: int

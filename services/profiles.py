@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -87,9 +87,17 @@ class ProfileChange:
 class Profiles:
     """Reads and changes profiles."""
 
-    def __init__(self, database: Database, uow: UnitOfWork) -> None:
+    def __init__(
+        self,
+        database: Database,
+        uow: UnitOfWork,
+        *,
+        changed: Callable[[Collection[UserId]], None] = lambda users: None,
+    ) -> None:
+        """``changed`` is called after a commit that changed what others may see of a user."""
         self._database = database
         self._uow = uow
+        self._changed = changed
 
     async def me(self, identity: Identity) -> OwnUser:
         """The caller's own profile."""
@@ -137,4 +145,6 @@ class Profiles:
         row = await self._uow.run(work)
         if row is None:
             raise NotFound()
+        if change.settings is not None:
+            self._changed((identity.user,))
         return show_own_user(row)

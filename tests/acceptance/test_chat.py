@@ -66,3 +66,22 @@ async def test_messages_of_one_connection_keep_their_order(api: Api, ann: Person
         events = await other.events(200, "message.created")
     assert [event["data"]["body"] for event in events] == [str(n) for n in range(200)]
     assert [event["data"]["seq"] for event in events] == list(range(1, 201))
+
+
+async def test_typing_and_presence_show_on_another_instance(start: Start, ann: Person, bob: Person) -> None:
+    conversation = await ann.direct_with(bob)
+    elsewhere = bob.at(await start())
+    async with ann.ws() as here, elsewhere.ws() as there:
+        statuses = (await there.command("presence.subscribe", {"user_ids": [ann.id]}))["statuses"]
+        assert [status["user_id"] for status in statuses] == [ann.id]
+        await here.command("typing.start", {"conversation_id": conversation})
+        started = await there.event("typing.started")
+        assert started["cursor"] is None
+        assert started["data"] == {"conversation_id": conversation, "user_id": ann.id}
+        await here.say(conversation, "typed")
+        await there.event("typing.stopped")
+        await here.ws.close()
+        gone = await there.event("presence.changed")
+        while gone["data"]["status"] != "offline":
+            gone = await there.event("presence.changed")
+        assert gone["data"]["user_id"] == ann.id
