@@ -32,15 +32,16 @@ _QUIET = 0.15  # cores others may use before the figures are called noisy
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="within two minutes: one short round, smaller S5 and S6"
+        "--quick", action="store_true", help="within two minutes: one short round, smaller S5 and S6, no S8"
     )
     parser.add_argument("--only", default="", help=f"comma list of {' '.join(SCENARIOS)}")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where latest.json and latest.png go")
     return parser.parse_args()
 
 
-def _wanted(only: str) -> set[str]:
-    names = {name.strip().upper() for name in only.split(",") if name.strip()} or set(SCENARIOS)
+def _wanted(only: str, quick: bool) -> set[str]:
+    everything = set(SCENARIOS) - ({"S8"} if quick else set())
+    names = {name.strip().upper() for name in only.split(",") if name.strip()} or everything
     if unknown := names - set(SCENARIOS):
         sys.exit(f"bench: there is no {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     if "S4" in names:
@@ -121,7 +122,7 @@ def _write(report: Report, results: Path, began: datetime, seconds: float, quick
 def main() -> int:
     """Run what the command line asks for; returns the exit status."""
     arguments = _arguments()
-    wanted = _wanted(arguments.only)
+    wanted = _wanted(arguments.only, arguments.quick)
     _raise_file_limit()
     report = Report(QUICK if arguments.quick else FULL)
     began, clock = datetime.now(UTC), time.monotonic()
