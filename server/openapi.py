@@ -40,7 +40,9 @@ INFO: Json = {
 }
 
 TAGS = {
-    "Accounts": "Signing up, signing in, sessions, profiles.",
+    "Accounts": "Signing up, signing in, staying signed in, signing out.",
+    "Users": "Profiles and the directory.",
+    "Social": "Who has to do with whom.",
     "Conversations": "Direct and group conversations, and who is in them.",
     "Messages": "What is said, edited, deleted and read in a conversation.",
     "Realtime": "Three transports, one cursor: a session may go on from any to any other.",

@@ -90,6 +90,10 @@ def test_every_error_has_an_example_of_each_code() -> None:
         assert (example["value"]["code"], example["value"]["status"]) == (code, 409)
 
 
+def test_every_tag_is_described_in_words_of_its_own() -> None:
+    assert all(tag["description"] != tag["name"] for tag in DOCUMENT["tags"])
+
+
 def test_two_handlers_of_one_name_are_refused() -> None:
     async def get_thing(call: Call[NoBody, NoQuery]) -> Reply:
         return Reply(204)
