@@ -40,6 +40,7 @@ while [ $# -gt 0 ]; do
             exit 0
             ;;
         -*) fail "no such option: $1" ;;
+        '' | *[!A-Za-z0-9.:-]* | *..* | .* | *.) fail "'$1' is neither a host name nor an IP address" ;;
         *) names="$names $1" ;;
     esac
     shift
@@ -49,7 +50,6 @@ done
 alternatives=
 for name in $names; do
     case $name in
-        *[!A-Za-z0-9.:-]* | *..* | .* | *.) fail "$name is neither a host name nor an IP address" ;;
         *:* | *[0-9].[0-9]*.[0-9]*.[0-9]*) entry="IP:$name" ;;
         *.*) entry="DNS:$name,DNS:*.$name" ;;
         *) entry="DNS:$name" ;;

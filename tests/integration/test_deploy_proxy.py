@@ -261,6 +261,18 @@ async def test_proxy_refuses_in_the_contracts_form(
     assert len(problem["request_id"]) == 32
 
 
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/metrics"], ids=["answer of the server", "answer of the proxy"]
+)
+async def test_callers_request_id_is_kept_where_it_is_sane(
+    anonymous: aiohttp.ClientSession, path: str
+) -> None:
+    for given in ("order-7:retry/2", 'quote"inside'):
+        async with anonymous.get(path, headers={"X-Request-ID": given}) as answer:
+            kept = answer.headers.getall("X-Request-ID")
+            assert (kept == [given]) == ('"' not in given)
+
+
 async def test_body_over_the_limit_is_refused_in_the_contracts_form(client: aiohttp.ClientSession) -> None:
     async with client.post(f"{API}/conversations", data=io.BytesIO(b"x" * 3_000_000)) as answer:
         assert answer.status == 413
