@@ -37,6 +37,9 @@ async def read_body(request: web.Request) -> bytes:
         raise too_large(request.client_max_size)
     try:
         async with asyncio.timeout(BODY_SECONDS):
+            if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0  # the answer itself has not begun
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large(request.client_max_size) from None

@@ -81,9 +81,13 @@ def register_routes(app: web.Application, routes: Iterable[Route], edge: Edge) -
         handler = edge.handler(route)
         paths = [route.path, route.path.removesuffix("/") if route.path.endswith("/") else f"{route.path}/"]
         for path in paths:
-            app.router.add_route(route.method, path, handler)
+            app.router.add_route(route.method, path, handler, expect_handler=_expect_later)
             if route.method == "GET" and not route.stream:
-                app.router.add_route("HEAD", path, handler)
+                app.router.add_route("HEAD", path, handler, expect_handler=_expect_later)
+
+
+async def _expect_later(request: web.Request) -> None:
+    """Nothing yet: ``100 Continue`` is sent once the body is wanted (:func:`read_body`), so a refusal comes first."""
 
 
 class Edge:

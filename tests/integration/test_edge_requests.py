@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -312,3 +313,31 @@ async def test_a_tenant_is_found_by_its_host_and_an_unknown_one_is_404(app: Edge
     assert acme.body.endswith(b"acee")
     other = await app.call("GET", "/api/v1/open", headers={"Host": "other.parley.test"})
     assert is_problem(other, 404, "not_found")
+
+
+def expecting(app: EdgeApp, token: str, length: int, expectation: bytes = b"100-continue") -> bytes:
+    return (
+        b"POST /api/v1/things HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer %b\r\nExpect: %b\r\nContent-Length: %d\r\n\r\n"
+        % (token.encode(), expectation, length)
+    )
+
+
+async def test_a_body_is_asked_for_only_once_it_is_wanted(app: EdgeApp) -> None:
+    body = b'{"name": "a"}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(app.url.rpartition(":")[2]))
+    writer.write(expecting(app, app.tokens["ada"], len(body)))
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 201 ")
+    writer.close()
+    for token, length, status in (("bad", 10, b"401"), (app.tokens["ada"], 1 << 30, b"413")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(app.url.rpartition(":")[2]))
+        writer.write(expecting(app, token, length))
+        assert (await reader.readline()).split()[1] == status
+        writer.close()
+
+
+async def test_an_unknown_expectation_is_not_a_reason_to_refuse(app: EdgeApp) -> None:
+    answer = await app.raw(expecting(app, app.tokens["ada"], 13, b"tea") + b'{"name": "a"}')
+    assert answer.startswith(b"HTTP/1.1 201 ")
