@@ -110,8 +110,16 @@ def encode_hint(events: Iterable[StoredEvent]) -> bytes:
                 encode_control(e.control),
             )
             for e in events
-        ]
+        ],
+        default=_plain,
     )
+
+
+def _plain(value: object) -> str:
+    """Ids read from PostgreSQL are of a subclass, which orjson does not take for a UUID."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError
 
 
 def decode_hint(payload: bytes) -> Sequence[StoredEvent]:

@@ -131,6 +131,31 @@ def test_hints_come_back_as_they_were(batch: list[StoredEvent]) -> None:
     assert list(decode_hint(encode_hint(batch))) == batch
 
 
+class DriverUUID(UUID):
+    """As a database driver gives them."""
+
+
+@given(ids, ids, ids)
+def test_ids_as_the_database_gives_them_go_into_a_hint_and_into_an_event(
+    tenant: UUID, topic: UUID, user: UUID
+) -> None:
+    def stored(kind: type[UUID]) -> StoredEvent:
+        return StoredEvent(
+            1,
+            TenantId(kind(str(tenant))),
+            Topic(TopicKind.USER, kind(str(topic))),
+            "member.added",
+            datetime(2026, 1, 1, tzinfo=UTC),
+            b"{}",
+            Control(joins=(UserId(kind(str(user))),)),
+        )
+
+    hint = encode_hint([stored(DriverUUID)])
+    assert hint == encode_hint([stored(UUID)])
+    assert list(decode_hint(hint)) == [stored(UUID)]
+    assert Event(stored(DriverUUID), 1).envelope == Event(stored(UUID), 1).envelope
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()
