@@ -14,7 +14,7 @@ from handlers.realtime import Realtime, StreamQuery, begin, check_room, parse_to
 from handlers.schemas.common import NoBody, QueryInt
 from realtime.codec import encode_cursor
 from realtime.events import Event
-from realtime.hub import Place
+from realtime.hub import NotFresh, Place
 from realtime.session import Poll
 
 
@@ -39,7 +39,7 @@ async def get_poll(call: Call[NoBody, PollQuery]) -> Reply:
     view, place = await begin(realtime, identity, call.query.cursor or None)
     check_room(realtime, view)
     if place.resync is not None:
-        return _resync(realtime, place)
+        return _resync(place)
     poll = realtime.hub.poll(view, sign_in=identity.session, expires_at=identity.expires_at, groups=groups)
     realtime.metrics.connection_opened("poll")
     try:
@@ -50,7 +50,7 @@ async def get_poll(call: Call[NoBody, PollQuery]) -> Reply:
         realtime.metrics.connection_closed("poll", "answered")
     if poll.ended:
         raise Unauthenticated("the session has ended", code="session_revoked")
-    return _answer(realtime, events, reached, more=more)
+    return _answer(encode_cursor(poll.epoch, reached), events, more=more)
 
 
 async def _read(
@@ -60,20 +60,24 @@ async def _read(
     deadline = realtime.hub.clock() + wait
     reached, more = position, False
     while True:
-        events, reached, more = await poll.read(reached, limit)
-        if events:
+        try:
+            events, upto, more = await poll.read(reached, limit)
+        except NotFresh as error:
+            raise Unavailable("the log cannot be read right now") from error
+        if events and not realtime.hub.fresh:
             try:
                 await within(max(1.0, deadline - realtime.hub.clock()), realtime.hub.until_fresh())
             except TimeoutError:
                 raise Unavailable("the log cannot be read right now") from None
+            continue  # what was read may have been withdrawn meanwhile
+        reached = upto
         remaining = deadline - realtime.hub.clock()
         if events or poll.ended or poll.draining or remaining <= 0:
             return events, reached, more
         await poll.wait(remaining)
 
 
-def _answer(realtime: Realtime, events: list[Event], reached: int, *, more: bool) -> Reply:
-    cursor = encode_cursor(realtime.hub.epoch, reached)
+def _answer(cursor: str, events: list[Event], *, more: bool) -> Reply:
     body = b'{"events":[%b],"cursor":"%b","more":%b}' % (
         b",".join([e.envelope for e in events]),
         cursor.encode(),
@@ -82,9 +86,9 @@ def _answer(realtime: Realtime, events: list[Event], reached: int, *, more: bool
     return Reply(200, body)
 
 
-def _resync(realtime: Realtime, place: Place) -> Reply:
+def _resync(place: Place) -> Reply:
     """The only entry, and the cursor to go on from."""
-    cursor = encode_cursor(realtime.hub.epoch, place.position).encode()
+    cursor = encode_cursor(place.epoch, place.position).encode()
     assert place.resync is not None
     return Reply(
         200,

@@ -126,8 +126,11 @@ async def begin(realtime: Realtime, identity: Identity, presented: str | None) -
     A cursor that is presented says that everything up to it has arrived. Raises Unavailable while the log is away.
     """
     try:
-        place = await realtime.hub.place(presented)
-        view = await realtime.hub.view(identity.tenant, identity.user)
+        while True:
+            place = await realtime.hub.place(presented)
+            view = await realtime.hub.view(identity.tenant, identity.user)
+            if realtime.hub.holds(place):
+                break
     except NotFresh as error:
         raise Unavailable("the log cannot be read right now") from error
     if presented is not None and place.resync is None:

@@ -8,7 +8,7 @@ come; it stands still while the instance is not fresh.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -18,6 +18,7 @@ import structlog
 from domain.ids import SessionId, TenantId, UserId
 from domain.log import View
 from domain.waiting import within
+from realtime.closing import REVOKED, draining
 from realtime.codec import WS_PING, Cursor, CursorInvalid, Wire, decode_cursor, encode_cursor, frame
 from realtime.events import Chunk, Event, Group, encode_events
 from realtime.log import LogReader, LogSource
@@ -59,6 +60,7 @@ class HubLimits:
 class Place:
     """Where a session starts: at ``position``, after a resync where ``resync`` names a reason."""
 
+    epoch: int
     position: int
     presented: str
     resync: str | None = None
@@ -70,6 +72,8 @@ class NotFresh(Exception):
 
 class Hub:
     """All sessions of one instance."""
+
+    ENDED = 20_000  # sign-ins whose end is remembered, for sessions that were being opened when they ended
 
     def __init__(
         self,
@@ -92,14 +96,15 @@ class Hub:
         self._idle: OrderedDict[UserId, UserView] = OrderedDict()
         self._topics = Subscribers()
         self._followers: dict[Follower, None] = {}
-        self._dirty: list[Session] = []
-        self._flush_at = 0
+        self._dirty: deque[Session] = deque()
         self._flush_scheduled = False
         self._pump_scheduled = False
-        self._joined: dict[tuple[int | str, ...], bytes] = {}
+        self._joined: dict[tuple[int | str, ...], tuple[Sequence[Chunk], bytes]] = {}
         self._beats: dict[tuple[Wire, int], bytes] = {}
         self._moved: asyncio.Future[None] | None = None
         self._became_fresh = asyncio.Event()
+        self._ended: OrderedDict[SessionId, None] = OrderedDict()
+        self._logs = 0
         self.clock = clock
         self.wall = wall
         self.spawn = spawn
@@ -110,6 +115,8 @@ class Hub:
         """Events written since they were last counted."""
         self.revoked: Callable[[Iterable[SessionId]], None] = lambda sign_ins: None
         """Called with the sign-ins an event ended, whether they have a session here or not."""
+        self.missed: Callable[[], None] = lambda: None
+        """Called where events passed that nobody here read: what they said of sign-ins is not known."""
         self.appeared: Callable[[UserId], None] = lambda user: None
         """Called when a user who had no session or poll here has one, perhaps again. Polls come and go all the time."""
         self.disappeared: Callable[[UserId], None] = lambda user: None
@@ -143,6 +150,11 @@ class Hub:
             self.pump()
 
     def _fresh_again(self) -> None:
+        ring = self._reader.ring
+        for event in ring.controls(self.position, ring.last):
+            if event.control.revokes:
+                # Its owner was told long ago that it is over: not even what came before goes out now (I9).
+                self._end_sign_ins(event, late=True)
         self._became_fresh.set()
         self._became_fresh.clear()
         self.pump()
@@ -151,7 +163,18 @@ class Hub:
                 self.want_flush(follower)
 
     def pump(self) -> None:
-        """Dispatches what has been read, some events at a time, so that a long backlog does not hold up the loop."""
+        """Dispatches what has been read, some events at a time, so that a long backlog does not hold up the loop.
+
+        Never raises: it runs inside of the reader, and of those who have just committed.
+        """
+        try:
+            self._pump()
+        except Exception:
+            # Who was given what of the batch is not known: everyone reads it from the stored log.
+            logger.exception("hub.dispatch_failed", position=self.position)
+            self._skip_to(self._reader.position)
+
+    def _pump(self) -> None:
         ring = self._reader.ring
         if self.position < ring.floor:
             # More came at once than memory holds: everyone reads it from the stored log.
@@ -184,7 +207,10 @@ class Hub:
                 else:
                     events.append(event)
         self._deliver(groups)
-        self.position = batch[-1].position
+        self._move_to(batch[-1].position)
+
+    def _move_to(self, position: int) -> None:
+        self.position = position
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
@@ -209,35 +235,62 @@ class Hub:
                 self._topics.add(event.topic, view)
         if control.redacts:
             self._reader.ring.redact(control.redacts)
+            self._joined.clear()
         self._deliver({event.topic: [event]}, control.hides)
         for user in control.leaves:
             view = self._views.get(user)
-            if view is not None and view.apply_leave(event):
+            if view is not None and view.apply_leave(event, self.floor):
                 self._topics.remove(event.topic, view)
         if control.revokes:
-            self.revoked(control.revokes)
-            for view in self._topics.of(event.topic):
-                for follower in list(view.sessions):
-                    if follower.sign_in in control.revokes:
-                        follower.revoked()
+            self._end_sign_ins(event)
+
+    def _end_sign_ins(self, event: Event, *, late: bool = False) -> None:
+        revokes = event.control.revokes
+        self._ended.update(dict.fromkeys(revokes))
+        while len(self._ended) > self.ENDED:
+            self._ended.popitem(last=False)
+        self.revoked(revokes)
+        for view in list(self._topics.of(event.topic)):
+            for follower in list(view.sessions):
+                if follower.sign_in in revokes:
+                    follower.revoked(event, late=late)
+
+    def has_ended(self, sign_in: SessionId) -> bool:
+        """Whether that sign-in was seen to end, lately."""
+        return sign_in in self._ended
 
     def _skip_to(self, position: int) -> None:
         """Sends every session to the stored log, from which its view is loaded anew when it comes back."""
         logger.warning("hub.skipped", had=self.position, to=position)
         self._end_all()
-        self.position = position
+        self._move_to(position)
 
     def _lost(self) -> None:
         """The log is another one, or lost its end: every client comes back and is told to resync."""
         self._end_all()
-        self.position = self._reader.position
+        self._logs += 1
+        self._beats.clear()
+        self._move_to(self._reader.position)
 
     def _end_all(self) -> None:
         for n, follower in enumerate(list(self._followers)):
-            follower.drain(100 + n % 1000)
+            try:
+                follower.drain(100 + n % 1000)
+            except Exception:
+                self._failed(follower)
         self._views.clear()
         self._idle.clear()
         self._topics = Subscribers()
+        self.missed()
+
+    def _failed(self, follower: Follower) -> None:
+        """Lets one session that raised come back, instead of the whole hub standing still."""
+        logger.exception("hub.session_failed")
+        if isinstance(follower, Session):
+            try:
+                follower.close(draining(1000))
+            except Exception:
+                logger.exception("hub.session_not_closed")
 
     # Writing.
 
@@ -249,33 +302,33 @@ class Hub:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        dirty = self._dirty
-        end = min(self._flush_at + self._limits.flush, len(dirty))
-        for n in range(self._flush_at, end):
-            dirty[n].flush()
-        if end < len(dirty):
-            self._flush_at = end
-            asyncio.get_running_loop().call_soon(self._flush)
-            return
-        self._dirty = []
-        self._flush_at = 0
-        self._flush_scheduled = False
+        for _ in range(min(self._limits.flush, len(self._dirty))):
+            session = self._dirty.popleft()
+            try:
+                session.flush()
+            except Exception:
+                self._failed(session)
         self._joined.clear()
         for wire, events in self.written.items():
             if events:
                 self._metrics.delivered(wire, events)
                 self.written[wire] = 0
+        if self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        else:
+            self._flush_scheduled = False
 
     def joined(self, chunks: Sequence[Chunk], wire: Wire) -> bytes:
         """Chunks as one run of bytes in the order of the log; sessions with the same chunks share it."""
         if len(chunks) == 1:
             return chunks[0].encoded(wire)
         key = (wire, *map(id, chunks))
-        data = self._joined.get(key)
-        if data is None:
+        known = self._joined.get(key)
+        if known is None:
             events = sorted((e for chunk in chunks for e in chunk.events), key=lambda e: e.position)
-            data = self._joined[key] = encode_events(events, wire)
-        return data
+            # Kept with the chunks: an id is good for as long as its object lives.
+            known = self._joined[key] = tuple(chunks), encode_events(events, wire)
+        return known[1]
 
     def heartbeat_frame(self, wire: Wire, position: int) -> bytes:
         """A heartbeat at that place, with a protocol ping where the wire has one."""
@@ -315,28 +368,35 @@ class Hub:
         if not self.fresh:
             await self._try_fresh()
         await self.reached(self._reader.offered, 0.5)
-        now = encode_cursor(self.epoch, self.position)
         if presented is None:
-            return Place(self.position, now)
+            return self._now()
         try:
             cursor = decode_cursor(presented)
         except CursorInvalid:
-            return Place(self.position, now, "cursor_invalid")
+            return self._now("cursor_invalid")
         if cursor.epoch == self.epoch and cursor.position > self.position:
             await self._reach(cursor)
         if cursor.epoch != self.epoch or cursor.position > self.position:
-            return Place(self.position, encode_cursor(self.epoch, self.position), "epoch_changed")
+            return self._now("epoch_changed")
         if cursor.position < self.floor:
-            return Place(self.position, encode_cursor(self.epoch, self.position), "cursor_expired")
-        return Place(cursor.position, presented)
+            return self._now("cursor_expired")
+        return Place(self.epoch, cursor.position, presented)
+
+    def _now(self, resync: str | None = None) -> Place:
+        return Place(self.epoch, self.position, encode_cursor(self.epoch, self.position), resync)
+
+    def holds(self, place: Place) -> bool:
+        """Whether a place found a moment ago is one of this log: it may have been replaced since."""
+        return place.epoch == self.epoch and place.position <= self.position
 
     async def _reach(self, cursor: Cursor) -> None:
         """A cursor from an instance that is a moment ahead of this one is good; wait for what it has seen."""
         try:
-            if await self._reader.confirm(cursor.position):
-                await self.reached(cursor.position, 2.0)
+            there = await self._reader.confirm(cursor.position)
         except Exception as error:
             raise NotFresh from error
+        if there and not await self.reached(cursor.position, 2.0):
+            raise NotFresh
 
     async def _try_fresh(self) -> None:
         try:
@@ -356,11 +416,12 @@ class Hub:
                     known.idle_since = self.clock()
                     self._idle[user] = known
                 return known
+            logs = self._logs
             loaded = await self._load_view((tenant, user))
             if not await self.reached(loaded.head, 2.0):
                 raise NotFresh
             ring = self._reader.ring
-            if user in self._views or loaded.head < ring.floor < self.position:
+            if user in self._views or logs != self._logs or loaded.head < min(ring.floor, self.position):
                 continue
             view = UserView(tenant, loaded)
             view.catch_up(ring.controls(loaded.head, self.position))
@@ -393,7 +454,11 @@ class Hub:
         expires_at: float,
         groups: frozenset[Group] | None,
     ) -> Session:
-        """A session on ``transport``. Greet it, start it, and :meth:`Session.detach` it when it is gone."""
+        """A session on ``transport``. Greet it, start it, and :meth:`Session.detach` it when it is gone.
+
+        It is closed already where its sign-in ended since it was looked at.
+        """
+        assert self.holds(place), "find the place again where the log was replaced meanwhile"
         session = Session(
             self,
             view,
@@ -404,6 +469,8 @@ class Hub:
             position=place.position,
         )
         self._attach(session, view)
+        if self.has_ended(sign_in):
+            session.close(REVOKED)
         return session
 
     def poll(
@@ -412,6 +479,7 @@ class Hub:
         """A poll on ``view``; :meth:`detach` it when it is answered."""
         poll = Poll(self, view, sign_in=sign_in, expires_at=expires_at, groups=groups)
         self._attach(poll, view)
+        poll.ended = self.has_ended(sign_in)
         return poll
 
     def _attach(self, follower: Session | Poll, view: UserView) -> None:
@@ -463,11 +531,21 @@ class Hub:
         return _shown(events, view.user), reached
 
     async def read_stored(self, view: UserView, after: int, limit: int) -> tuple[list[Event], int]:
-        """The same from the stored log, up to the position of the call. Raises as the source does."""
+        """The same from the stored log, up to the position of the call.
+
+        Raises as the source does, and :class:`NotFresh` where some of it was past retention before it was read.
+        """
         upto = self.position
         windows = [window(*span) for span in view.spans(after, upto)]
         stored = await self._source.windows(windows, after, upto, limit)
+        if after < self.floor:
+            raise NotFresh
         events = [Event(e, self.epoch) for e in stored]
+        for control in self._reader.ring.controls(upto, self.position):
+            if control.control.redacts:  # withdrawn while it was on its way
+                for event in events:
+                    if event.position in control.control.redacts:
+                        event.redact()
         self._metrics.caught_up("database", len(events))
         return _shown(events, view.user), events[-1].position if len(events) == limit else upto
 
@@ -491,7 +569,10 @@ class Hub:
     def beat(self) -> None:
         now, wall = self.clock(), self.wall()
         for follower in list(self._followers):
-            follower.beat(now, wall)
+            try:
+                follower.beat(now, wall)
+            except Exception:
+                self._failed(follower)
         while self._idle:
             user, view = next(iter(self._idle.items()))
             if (

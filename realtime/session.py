@@ -53,7 +53,7 @@ class Follower(Protocol):
 
     def offer_live(self, payload: bytes, type_: str, group: Group) -> bool: ...
 
-    def revoked(self) -> None: ...
+    def revoked(self, event: Event, *, late: bool = False) -> None: ...
 
     def beat(self, now: float, wall: float) -> None: ...
 
@@ -195,7 +195,15 @@ class Session:
             if buffered > self.MOST_QUEUES * self._hub.queue_bytes:
                 self.close(STALLED)  # it asks and asks, and reads no answer
 
-    def revoked(self) -> None:
+    def revoked(self, event: Event, *, late: bool = False) -> None:
+        """Ends it, after what came before ``event``. ``late``: at once, as that should have been over long ago."""
+        if late:
+            self._pending = []
+        if not self._pending and self.state is not State.CLOSED:
+            # It is not next in turn here, so it is told without a place.
+            envelope = orjson.loads(event.envelope)
+            envelope["cursor"] = None
+            self.send_control(orjson.dumps(envelope), event.type)
         self.flush()
         self.close(REVOKED)
 
@@ -258,6 +266,8 @@ class Session:
         self.sign_in = sign_in
         self.expires_at = expires_at
         self._warned = False
+        if self._hub.has_ended(sign_in):
+            self.close(REVOKED)
 
     def greet(self, hello: dict[str, object], resync: str | None) -> None:
         """Sends ``hello``, and a resync where the cursor presented is of no use, ahead of everything else."""
@@ -358,8 +368,8 @@ class Session:
         except Exception:  # the log cannot be read now; the session keeps its place, and heartbeats go on
             await hub.pause()
             return
-        await hub.until_fresh()
-        if self._behind():
+        # While it was not fresh, what was read may have been withdrawn: it is read again.
+        if self._behind() and hub.fresh:
             self._write(events, reached)
             self._go_live()
 
@@ -381,7 +391,7 @@ class Session:
 class Poll:
     """One long poll: a session for the time of a request. It answers from the log, never from what was offered."""
 
-    __slots__ = ("_groups", "_hub", "_wake", "draining", "ended", "expires_at", "sign_in", "view")
+    __slots__ = ("_groups", "_hub", "_wake", "draining", "ended", "epoch", "expires_at", "sign_in", "view")
 
     def __init__(
         self,
@@ -398,6 +408,8 @@ class Poll:
         self.view = view
         self.sign_in = sign_in
         self.expires_at = expires_at
+        self.epoch = hub.epoch
+        """That of the log the poll reads, for its cursors."""
         self.ended = False
         """The sign-in ended while the poll waited."""
         self.draining = False
@@ -410,7 +422,10 @@ class Poll:
         """Polls carry no live-only events."""
         return False
 
-    def revoked(self) -> None:
+    def revoked(self, event: Event, *, late: bool = False) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self.ended = True
         self._stir()
 
@@ -420,16 +435,17 @@ class Poll:
 
     def beat(self, now: float, wall: float) -> None:
         if wall >= self.expires_at:
-            self.revoked()
+            self._end()
 
     def _stir(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     async def read(self, after: int, limit: int) -> tuple[list[Event], int, bool]:
-        """The next events behind ``after``: the events, how far the log was read, and whether there is more.
+        """The next events behind ``after``; how far was read (where there is more: up to the last event); whether there
+        is more.
 
-        Raises what reading the stored log raises.
+        Raises what reading the stored log raises. Events may be given to a client only while the hub is fresh.
         """
         reached = after
         while True:
@@ -441,7 +457,8 @@ class Poll:
             if self._groups is not None:
                 events = [e for e in events if e.group in self._groups]
             if events:
-                return events, reached, reached < upto and await self._any(reached, upto)
+                more = reached < upto and await self._any(reached, upto)
+                return events, events[-1].position if more else max(reached, upto), more
             if reached >= self._hub.position:
                 return events, reached, False
 

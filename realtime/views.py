@@ -91,13 +91,14 @@ class UserView:
         self.open.add(event.topic, event.position)
         return True
 
-    def apply_leave(self, event: Event) -> bool:
-        """Closes the event's topic after the event. False where it was not open."""
+    def apply_leave(self, event: Event, floor: int = 0) -> bool:
+        """Closes the event's topic after the event. False where it was not open. Forgets stays before ``floor``."""
         opens = self.open.get(event.topic)
         if opens is None or opens > event.position:
             return False
         self.open.remove(event.topic)
-        self.closed += ((event.topic, opens, event.position),)
+        retained = [stay for stay in self.closed if stay[2] > floor]
+        self.closed = (*retained, (event.topic, opens, event.position))
         return True
 
     def catch_up(self, controls: Iterable[Event]) -> None:

@@ -109,6 +109,7 @@ async def make_parts(
     )
     directory = SessionDirectory(database, tokens, jobs, fresh=lambda: reader.fresh)
     hub.revoked = directory.forget
+    hub.missed = directory.forget_all
     receipts = Receipts(database, uow, jobs)
     marks = DeliveryMarks(receipts)
     realtime = Realtime(

@@ -35,6 +35,8 @@ class FakeLog:
     def __init__(self) -> None:
         self.epoch = 7
         self.floor = 0
+        """Positions up to here are declared past retention; those up to ``dropped`` are gone."""
+        self.dropped = 0
         self.events: list[StoredEvent] = []
         self.committed: Callable[[Sequence[StoredEvent]], None] = lambda events: None
 
@@ -71,6 +73,10 @@ class FakeLog:
 
     def revoke(self, user: UserId, sign_in: SessionId) -> StoredEvent:
         return self.append(inbox(user), "session.revoked", control=Control(revokes=(sign_in,)))
+
+    def drop(self, position: int) -> None:
+        """Retention takes everything up to there, at once."""
+        self.floor = self.dropped = position
 
     def restore(self, position: int) -> None:
         """The log is that of an older backup: what came later is gone, and the epoch is a new one."""
@@ -112,6 +118,8 @@ class FakeSource:
     def __init__(self, log: FakeLog) -> None:
         self.log = log
         self.latency = 0.0
+        self.latencies: dict[str, float] = {}
+        """Of single calls, where they differ."""
         self.away = False
         self.hangs = False
         self.calls: dict[str, int] = defaultdict(int)
@@ -124,31 +132,32 @@ class FakeSource:
         self.calls[name] += 1
         if self.hangs:
             await asyncio.get_running_loop().create_future()
-        if self.latency:
-            await asyncio.sleep(self.latency / 2)
+        await self._takes(name)
+
+    async def _takes(self, name: str) -> None:
+        latency = self.latencies.get(name, self.latency)
+        if latency:
+            await asyncio.sleep(latency / 2)
         if self.away:
             raise SourceAway
 
-    async def _return(self) -> None:
+    async def _return(self, name: str) -> None:
         during, self.during = self.during, lambda: None
         during()
-        if self.latency:
-            await asyncio.sleep(self.latency / 2)
-        if self.away:
-            raise SourceAway
+        await self._takes(name)
 
     async def head(self) -> Head:
         began = asyncio.get_running_loop().time()
         await self._reach("head")
         head = Head(self.log.head, self.log.epoch, self.log.floor)
-        await self._return()
+        await self._return("head")
         self.readings.append((began, head.position))
         return head
 
     async def range(self, after: int, upto: int, limit: int) -> Sequence[StoredEvent]:
         await self._reach("range")
-        events = self.log.events[max(after, self.log.floor) : upto][:limit]
-        await self._return()
+        events = self.log.events[max(after, self.log.dropped) : upto][:limit]
+        await self._return("range")
         return events
 
     async def windows(
@@ -157,17 +166,17 @@ class FakeSource:
         await self._reach("windows")
         inside = [
             event
-            for event in self.log.events[max(after, self.log.floor) : upto]
+            for event in self.log.events[max(after, self.log.dropped) : upto]
             for w in windows
             if w.topic == event.topic and w.opens <= event.position <= (w.closes or upto)
         ]
-        await self._return()
+        await self._return("windows")
         return inside[:limit]
 
     async def views(self, users: Sequence[tuple[TenantId, UserId]]) -> dict[UserId, View]:
         await self._reach("views")
         found = {user: View(user, self.log.head, self.log.windows_of(user)) for _, user in users}
-        await self._return()
+        await self._return("views")
         return found
 
     async def view(self, key: tuple[TenantId, UserId]) -> View:

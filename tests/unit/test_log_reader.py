@@ -317,7 +317,7 @@ async def test_it_starts_no_further_back_than_retention() -> None:
     log = FakeLog()
     for _ in range(100):
         log.append(TOPIC)
-    log.floor = 90
+    log.drop(90)
     async with reading(log, warm=30) as it:
         assert (it.reader.ring.floor, it.reader.floor, it.reader.position) == (90, 90, 100)
         assert it.losses == []
@@ -329,7 +329,7 @@ async def test_what_retention_took_while_it_was_away_is_told_as_lost_and_it_goes
         async with reading() as it:
             it.source.away = True
             it.commit(20)
-            it.log.floor = floor
+            it.log.drop(floor)
             it.source.away = False
             await passes(1)
             assert it.losses == [floor]
@@ -345,7 +345,7 @@ async def test_what_retention_took_while_it_was_away_is_told_as_lost_and_it_goes
 async def test_what_retention_took_between_two_hints_does_not_stop_the_loop() -> None:
     async with reading(timing=LogTiming(poll=1000.0)) as it:
         batch = it.commit(10)
-        it.log.floor = 9
+        it.log.drop(9)
         it.reader.offer(batch[9:])
         await passes(1)
         assert it.reader.position == 10
