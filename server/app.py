@@ -166,6 +166,7 @@ def _lifetime(
                 "sign-ins": parts.directory.run,
                 "upkeep": SignInUpkeep(parts.database).run,
                 "retention": retention.run,
+                "kept answers": KeptAnswers(parts.database).run,
                 **live.loops,
             }.items():
                 await loops.spawn(forever(name, run))

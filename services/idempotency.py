@@ -7,15 +7,18 @@ the second waits for the first instead.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import structlog
 from pydantic import BaseModel
 
-from domain.errors import IdempotencyKeyReused
+from domain.errors import IdempotencyKeyReused, Unavailable
 from domain.ids import TenantId, UserId
 from services.unit_of_work import Transaction, UnitOfWork
 from storage import idempotency
@@ -23,6 +26,11 @@ from storage.database import Connection, Database
 from storage.idempotency import Leases
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+PURGE_SECONDS = 3600.0
+PURGE_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +153,21 @@ class KeptAnswers:
         async with self._database.connection() as connection:
             return await _known(connection, keep)
 
-    async def purge(self, *, limit: int = 10_000) -> int:
-        """Deletes up to ``limit`` answers past their 24 hours and says how many; for the maintenance job."""
-        async with self._database.connection() as connection:
-            return await idempotency.delete_expired(connection, limit)
+    async def run(self) -> None:
+        """Clears away what is past its time, about every hour and not on all instances at once, until cancelled."""
+        while True:
+            await asyncio.sleep(PURGE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load, no secret
+            try:
+                await self.purge()
+            except Unavailable as error:
+                log.info("kept_answers_purge_put_off", reason=error.detail)
+
+    async def purge(self) -> int:
+        """Deletes the answers past their 24 hours, in short statements; how many."""
+        deleted = 0
+        while True:
+            async with self._database.connection() as connection:
+                count = await idempotency.delete_expired(connection, PURGE_BATCH)
+            deleted += count
+            if count < PURGE_BATCH:
+                return deleted

@@ -53,6 +53,8 @@ def observe(
         try:
             response = await handler(request)
             status = response.status
+            if "Idempotent-Replayed" in response.headers:
+                metrics.answer_replayed()
             return response
         finally:
             _told(request, status, clock() - began, metrics)

@@ -63,6 +63,7 @@ async def test_the_first_answer_is_given_again_and_nothing_happens_twice(app: Ed
     assert second.headers["Idempotent-Replayed"] == "true"
     assert second.headers["Content-Type"] == first.headers["Content-Type"]
     assert app.created == ["thing"]
+    assert "parley_idempotent_replays_total 1.0" in (await asyncio.to_thread(app.metrics.render)).decode()
 
 
 async def test_both_names_of_the_header_and_a_trailing_slash_are_the_same(app: EdgeApp) -> None:
