@@ -40,7 +40,11 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> bool:
     axes.axvline(1.0, color="black", linewidth=1.2)
     for place, (row, share) in zip(places, judged, strict=True):
         axes.annotate(
-            f" {number(row.value)} {row.unit}  ({row.target_text})", (share, place), va="center", fontsize=8
+            f" {number(row.value)} {row.unit}  ({row.target_text})",
+            (share, place),
+            va="center",
+            fontsize=8,
+            backgroundcolor="#ffffffc0",
         )
     axes.set_yticks(places, names, fontsize=9)
     axes.invert_yaxis()

@@ -137,7 +137,8 @@ def _running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` until the block ends, then stop it with SIGTERM.
 
-    Its working directory is `directory`, where no `.env` of a developer changes what is measured.
+    What is raised in the block gets the end of what the server wrote as a note. The working directory is
+    `directory`, where no `.env` of a developer changes what is measured.
     """
     log = directory / "output.log"
     with log.open("wb") as output:
@@ -153,6 +154,12 @@ def _running(
     try:
         _await(process, log, is_up)
         yield process
+    except Exception as error:
+        ended = process.poll()
+        error.add_note(
+            f"{command[0]} {'still ran' if ended is None else f'had ended with {ended}'}:\n{tail(log)}"
+        )
+        raise
     finally:
         _stop(process)
 

@@ -23,7 +23,11 @@ class Target:
 
     def text(self, unit: str) -> str:
         sign = "≥" if self.bound == "at least" else "≤"
-        return f"{sign} {number(self.value)} x" if self.of_ratio else f"{sign} {number(self.value)} {unit}"
+        return (
+            f"{sign} {number(self.value)} x"
+            if self.of_ratio
+            else f"{sign} {number(self.value)} {unit}".rstrip()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class Row:
         return (
             self.scenario,
             self.what,
-            f"{number(self.value)} {self.unit}",
+            f"{number(self.value)} {self.unit}".rstrip(),
             peer,
             "" if self.ratio is None else f"{number(self.ratio)} x",
             self.target_text,

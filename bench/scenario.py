@@ -35,7 +35,7 @@ class Report:
             yield
         except (WrongError, FrameError, StartError, OSError, TimeoutError) as error:
             self.failures.append(f"{name}: {error}")
-            say(f"{name} FAILED: {error}")
+            say("\n".join((f"{name} FAILED: {error}", *getattr(error, "__notes__", ()))))
 
     def record(
         self, scenario: str, server: str, figures: dict[str, object], foreign: float, seconds: float
