@@ -102,7 +102,7 @@ class PresenceHint:
 
 
 def encode_typing(hint: TypingHint) -> bytes:
-    return orjson.dumps((hint.conversation, hint.user, hint.typing, list(hint.hidden)))
+    return orjson.dumps((str(hint.conversation), str(hint.user), hint.typing, _texts(hint.hidden)))
 
 
 def decode_typing(payload: bytes) -> TypingHint:
@@ -121,7 +121,7 @@ def decode_typing(payload: bytes) -> TypingHint:
 
 def encode_presence(hint: PresenceHint) -> bytes:
     left = {str(user): at for user, at in hint.left.items()}
-    return orjson.dumps((hint.instance, list(hint.came), left, list(hint.review)))
+    return orjson.dumps((hint.instance, _texts(hint.came), left, _texts(hint.review)))
 
 
 def decode_presence(payload: bytes) -> PresenceHint:
@@ -136,6 +136,11 @@ def decode_presence(payload: bytes) -> PresenceHint:
         )
     except (TypeError, AttributeError) as error:
         raise ValueError("not a presence hint") from error
+
+
+def _texts(users: Collection[UserId]) -> list[str]:
+    """Ids read from PostgreSQL are of a type of their own, which is no JSON."""
+    return [str(user) for user in users]
 
 
 def _user(text: str) -> UserId:

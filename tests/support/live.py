@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from redis.asyncio import Redis
+
 from domain.ids import UserId
+from realtime.bus import Bus
+from realtime.events import Group
+from realtime.live import LiveHub
 from realtime.presence import Presence, PresenceTiming
-from realtime.roster import Dead, Found, RosterAway, RosterTiming
+from realtime.roster import Dead, Found, RedisRoster, RosterAway, RosterTiming
+from realtime.typing import Typing
 from tests.support.fakes import Background
+
+
+async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Waits for what only real time brings (a key of Redis that expires): looks again and again, fails in the end."""
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 class FakeChannels:
@@ -238,3 +252,55 @@ class World:
     async def stop(self) -> None:
         for instance in self.instances:
             await instance.background.stop()
+
+
+TIMING = PresenceTiming(linger=0.2, gather=0.01, step=0.05, beat=0.3, retry=0.1, recheck=0.3)
+ROSTER = RosterTiming(young=0.8, answer=0.5)
+BRIEF = RosterTiming(alive=1.0, young=0.8, answer=0.5)
+"""An instance that does not beat for a second is dead: for tests of just that, as a busy machine is that slow."""
+
+
+class HeardHub:
+    """A hub that only writes down what is shown."""
+
+    fresh = True
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, bytes]] = []
+
+    def live(
+        self, topic: bytes, payload: bytes, type_: str, group: Group, skip: Collection[UserId] = ()
+    ) -> None:
+        self.shown.append((type_, topic))
+
+
+class Node:
+    """One instance's live-only events on a real Redis, joined as the server joins them, with shorter times."""
+
+    def __init__(
+        self, redis: Redis, namespace: str, name: str, hub: LiveHub, roster_timing: RosterTiming = ROSTER
+    ) -> None:
+        self.redis = redis
+        self.bus = Bus(redis, namespace, name, gap=lambda: self.presence.gap())
+        roster = RedisRoster(
+            redis, namespace, name, clock=time.monotonic, wall=time.time, timing=roster_timing
+        )
+        self.presence = Presence(self.bus, roster, clock=time.monotonic, wall=time.time, timing=TIMING)
+        self.typing = Typing(hub, self.bus, clock=time.monotonic, wall=time.time)
+        self.presence.gone = self.typing.gone
+
+    @property
+    def joined(self) -> bool:
+        return self.bus.connected and self.presence.available
+
+    def online(self, user: UserId) -> bool:
+        return self.presence.status(user).online
+
+    async def watch(self, *users: UserId) -> None:
+        await self.presence.learn(self.presence.watch(users))
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.bus.run())
+            tasks.create_task(self.presence.run())
+            tasks.create_task(self.typing.run())
