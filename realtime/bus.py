@@ -34,7 +34,7 @@ class Bus:
         self._redis = redis
         self._namespace = namespace.encode()
         self._instance = instance.encode()
-        self._gap = gap
+        self._gaps = [gap]
         self._waiting: deque[tuple[bytes, bytes]] = deque(maxlen=self.MAX_WAITING)
         self._arrived = asyncio.Event()
         self._handlers: dict[bytes, Callable[[bytes], None]] = {}
@@ -46,6 +46,10 @@ class Bus:
     def listen(self, channel: str, handler: Callable[[bytes], None]) -> None:
         """Hands other instances' messages on ``channel`` to ``handler``, which must not raise. Before :meth:`run`."""
         self._handlers[self._channel(channel)] = handler
+
+    def after_gap(self, call: Callable[[], None]) -> None:
+        """Has ``call`` called too where messages may have been missed."""
+        self._gaps.append(call)
 
     def publish(self, channel: str, payload: bytes) -> None:
         """Sends soon, at most once. Never waits, never raises."""
@@ -111,7 +115,8 @@ class Bus:
                 if message["type"] == "subscribe":
                     # The client reconnects and subscribes again in silence: each time is a hole in what was heard.
                     self.connected = True
-                    self._gap()
+                    for gap in self._gaps:
+                        gap()
                 elif message["type"] == "message":
                     self._heard(message["channel"], message["data"])
 

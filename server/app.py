@@ -73,7 +73,15 @@ def _services(app: web.Application, parts: Parts, live: Live) -> None:
         refresh_leeway_seconds=settings.refresh_leeway_seconds,
     )
     members = Members(database, uow)
-    accounts = Accounts(database, uow, passwords, sign_ins, parts.directory, departure=GroupDeparture())
+    accounts = Accounts(
+        database,
+        uow,
+        passwords,
+        sign_ins,
+        parts.directory,
+        departure=GroupDeparture(),
+        changed=live.visibility_changed,
+    )
     app[keys.SIGN_INS] = sign_ins
     app[keys.ACCOUNTS] = accounts
     app[keys.ADMIN] = Admin(database, uow, accounts, parts.directory)
@@ -173,7 +181,6 @@ def _lifetime(
             parts.metrics.watch_depth("sessions", lambda: len(parts.hub))
             parts.metrics.watch_depth("commits", lambda: len(parts.committer))
             yield
-            await live.presence_here.leave()
             await parts.committer.close()
             await parts.jobs.wait_and_close(5.0)
             await loops.close()

@@ -35,8 +35,7 @@ class Live:
         """What has to run all the time, by name."""
         return {
             "typing": self.typing.run,
-            "presence": self.presence_here.run,
-            "presence-told": self.presence.run,
+            "presence": self.presence.run,
         }
 
 
@@ -56,4 +55,5 @@ def make_live(parts: Parts) -> Live:
     hub.disappeared = presence.disappeared
     hub.detached = service.forget
     presence.gone = typing.gone
+    parts.bus.after_gap(presence.gap)
     return Live(typing, service, presence, last_seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,13 +92,16 @@ class Accounts:
         directory: Forgetful,
         *,
         departure: Departure | None = None,
+        changed: Callable[[Collection[UserId]], None] = lambda users: None,
     ) -> None:
+        """``changed`` is called with a user after a commit that hid them from everyone."""
         self._database = database
         self._uow = uow
         self._passwords = passwords
         self._sign_ins = sign_ins
         self._directory = directory
         self._departure = departure
+        self._changed = changed
 
     async def register(
         self,
@@ -161,6 +164,7 @@ class Accounts:
             return ended.sessions
 
         self._directory.forget(await self._uow.run(work))
+        self._changed((user,))
 
     async def prepare(
         self,
