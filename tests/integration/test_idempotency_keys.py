@@ -227,10 +227,28 @@ async def test_many_at_once_do_it_once(app: EdgeApp) -> None:
 
 
 async def test_without_redis_the_row_alone_protects(database_url: str, own_redis: OwnRedis) -> None:
+    """Whoever comes second waits for the first to commit, and is then given its answer."""
     async with edge_app(database_url, own_redis.url) as app:
         key = new_key()
         own_redis.kill()
-        answers = await asyncio.gather(*(create(app, key) for _ in range(3)))
-        assert [a.status for a in answers] == [201, 201, 201]
-        assert len({a.body for a in answers}) == 1
-        assert app.created == ["thing"]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(create(app, key, "slow"))]
+            await app.entered.wait()
+            tasks += [group.create_task(create(app, key, "slow")) for _ in range(2)]
+            await waiting_for_a_lock(app, 2)
+            app.gate.set()
+        answers = [task.result() for task in tasks]
+    assert [a.status for a in answers] == [201, 201, 201]
+    assert len({a.body for a in answers}) == 1
+    assert [a.headers.get("Idempotent-Replayed") for a in answers] == [None, "true", "true"]
+    assert app.created == ["slow"]
+
+
+async def waiting_for_a_lock(app: EdgeApp, count: int) -> None:
+    """Until so many statements of this database wait for another one."""
+    database: Database | None = app.database
+    assert database is not None
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with asyncio.timeout(5), database.connection() as connection:
+        while await connection.fetchval(waiting) < count:
+            pass
