@@ -178,6 +178,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
+        print(
+            f"bench: {process.args!r} still ran {_STOP_SECONDS:.0f} s after SIGTERM and was killed",
+            file=sys.stderr,
+        )
         process.kill()
         process.wait(_STOP_SECONDS)
 
