@@ -228,6 +228,30 @@ async def test_the_list_of_blocks_is_ones_own_latest_first_in_pages(office: Offi
     assert seen == ["user4", "user3", "user2", "user1", "user0"]
 
 
+async def test_a_block_waits_for_a_message_on_its_way(office: Office) -> None:
+    """A send holds the conversation's lock from its check for a block until it has committed."""
+    ada, bob = await office.person("ada"), await office.person("bob")
+    low, high = sorted((ada.user, bob.user))
+    await office.sql(
+        """INSERT INTO conversations (tenant_id, id, kind, created_by, direct_low, direct_high)
+           VALUES ($1, $2, 'direct', $3, $3, $4)""",
+        DEFAULT_TENANT,
+        new_id(),
+        low,
+        high,
+    )
+    async with office.database.transaction() as sending:
+        await sending.execute("SELECT 1 FROM conversations FOR NO KEY UPDATE")
+        blocking = asyncio.create_task(office.blocks.block(bob, "ada"))
+        waiting = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(10):
+            while not await office.sql(waiting):
+                assert not blocking.done(), "it did not wait"
+    await blocking
+
+
 async def test_a_deleted_account_is_gone_and_its_names_are_free(office: Office) -> None:
     ada, bob = await office.person("ada"), await office.person("bob")
     await office.profiles.update(ada, ProfileChange(bio="private words", interests=["verse"]))

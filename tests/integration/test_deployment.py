@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from domain.ids import new_id
 from services.deployment import Deployment, ensure_deployment
 from storage import deployment, log
 from storage.database import Connection, Database
@@ -83,6 +84,27 @@ async def test_instances_that_start_together_on_a_copy_change_it_once(database: 
     await execute(database, "UPDATE deployment SET origin = '1:1'")
     started = await asyncio.gather(*(start(database) for _ in range(8)))
     assert len(set(started)) == 1
+
+
+async def test_who_starts_while_another_changes_it_takes_what_that_one_wrote(database: Database) -> None:
+    await start(database)
+    await execute(database, "UPDATE deployment SET origin = '1:1'")
+    async with database.connection() as connection:
+        origin = await deployment.read_origin(connection)
+    fresh = new_id()
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with (
+        asyncio.TaskGroup() as group,
+        database.transaction() as first,
+        database.connection() as looking,
+    ):
+        await deployment.lock_deployment(first)
+        second = group.create_task(start(database))
+        async with asyncio.timeout(10):
+            while not await looking.fetch(waiting):
+                assert not second.done(), "it did not wait"
+        new_epoch = await deployment.replace_deployment(first, fresh, origin)
+    assert (second.result().id, second.result().epoch) == (fresh, new_epoch)
 
 
 async def test_a_new_epoch_is_never_the_former_one_and_fits_a_cursor(database: Database) -> None:

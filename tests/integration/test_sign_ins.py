@@ -151,6 +151,17 @@ async def test_the_leeway_runs_from_the_first_use(office: Office) -> None:
         await refresh(office, first.refresh_token)
 
 
+async def test_a_later_refresh_gives_an_old_token_no_new_leeway(office: Office) -> None:
+    first = await office.register("ada")
+    second = await refresh(office, first.refresh_token)
+    await office.supersede_earlier(LEEWAY - 2)
+    await refresh(office, second.refresh_token)
+    await office.supersede_earlier(2)
+    await refresh(office, second.refresh_token)
+    with pytest.raises(RefreshReused):
+        await refresh(office, first.refresh_token)
+
+
 async def test_a_token_given_within_the_leeway_is_superseded_with_its_twin(office: Office) -> None:
     """A thief who is quick gets a pair too; the first of both to come back after the leeway gives it away."""
     first = await office.register("ada")
