@@ -69,7 +69,7 @@ def _run(report: Report, wanted: set[str]) -> None:
 def _speed(report: Report, wanted: set[str], stage: parley_stage.Stage, others: dict[str, Address]) -> None:
     socketio = others[SOCKETIO]
     if "S1" in wanted:
-        with report.scenario("S1"):
+        with report.scenario("S1", stage.log):
             peer = scenarios_chat.chat_spec(report, socketio.kind, socketio.port, socketio.pids)
             rate = scenarios_chat.sends(report, stage.chat, peer).per_second
             if "S4" in wanted:
@@ -78,13 +78,13 @@ def _speed(report: Report, wanted: set[str], stage: parley_stage.Stage, others: 
     servers = {PARLEY: stage.crowd, **others}
     alone: float | None = None
     if "S2" in wanted:
-        with report.scenario("S2"):
+        with report.scenario("S2", stage.log):
             alone = scenarios_fanout.one_at_a_time(report, servers)
     if "S3" in wanted:
-        with report.scenario("S3"):
+        with report.scenario("S3", stage.log):
             scenarios_fanout.bursts(report, servers, alone)
     if "S8" in wanted:
-        with report.scenario("S8"):
+        with report.scenario("S8", stage.log):
             scenarios_fanout.other_transports(report, stage.crowd)
 
 
@@ -129,8 +129,10 @@ def main() -> int:
     _run(report, wanted)
     seconds = time.monotonic() - clock
     say("\n" + table(report.rows))
-    busy = f"other programs kept {report.noise:.2f} of {os.cpu_count()} cores busy meanwhile"
-    say(f"\n{seconds:.0f} s; {busy}" + (": the figures are noisy" if report.noise > _QUIET else ""))
+    noisy = ": the figures are noisy" if report.noise > _QUIET else ""
+    say(
+        f"\n{seconds:.0f} s; other programs kept {report.noise:.2f} of {os.cpu_count()} cores busy meanwhile{noisy}"
+    )
     for failure in report.failures:
         say(f"FAILED  {failure}")
     _write(report, arguments.results, began, seconds, arguments.quick)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.chat import ChatSpec
 from bench.clients import rest
@@ -26,6 +27,7 @@ class Stage:
     chat: ChatSpec
     crowd: Address
     database_url: str
+    log: Path
 
 
 def _database(server: Server) -> tuple[str, tuple[int, ...]]:
@@ -52,7 +54,7 @@ def chat_server(plan: Plan) -> Iterator[Stage]:
             tokens=tokens,
         )
         crowd = Address("parley", server.port, server.pids, helpers, publisher, receivers, group)
-        yield Stage(chat, crowd, url)
+        yield Stage(chat, crowd, url, server.log)
 
 
 async def _people(

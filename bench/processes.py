@@ -21,6 +21,7 @@ from pathlib import Path
 from bench.accounting import descendants
 
 ROOT = Path(__file__).resolve().parent.parent
+_LOG = "output.log"
 _START_SECONDS = 90.0
 _STOP_SECONDS = 40.0
 _NGINX_TEMPLATE = ROOT / "bench" / "peers" / "nchan.conf"
@@ -38,6 +39,11 @@ class Server:
     port: int
     pids: tuple[int, ...]
     directory: Path
+
+    @property
+    def log(self) -> Path:
+        """What it writes to its standard output and error."""
+        return self.directory / _LOG
 
     @property
     def data_dir(self) -> Path:
@@ -140,7 +146,7 @@ def _running(
     What is raised in the block gets the end of what the server wrote as a note. The working directory is
     `directory`, where no `.env` of a developer changes what is measured.
     """
-    log = directory / "output.log"
+    log = directory / _LOG
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.checker import WrongError
 from bench.fanout import Address
 from bench.frames import FrameError
 from bench.plan import Plan
-from bench.processes import Server, StartError, nchan, nchan_module, python_peer
+from bench.processes import Server, StartError, nchan, nchan_module, python_peer, tail
 from bench.report import Row
 
 SOCKETIO, PLAIN, NCHAN, PARLEY = "python-socketio", "plain aiohttp", "Nchan", "Parley"
@@ -28,14 +29,17 @@ class Report:
     measured: float = 0.0
 
     @contextlib.contextmanager
-    def scenario(self, name: str) -> Iterator[None]:
-        """A scenario whose failure is written down and leaves the others to run."""
+    def scenario(self, name: str, log: Path | None = None) -> Iterator[None]:
+        """A scenario whose failure is written down and leaves the others to run; `log` is what its server writes."""
         say(f"{name} …")
         try:
             yield
         except (WrongError, FrameError, StartError, OSError, TimeoutError) as error:
             self.failures.append(f"{name}: {error}")
-            say("\n".join((f"{name} FAILED: {error}", *getattr(error, "__notes__", ()))))
+            notes = (
+                (f"the server wrote last:\n{tail(log)}",) if log else tuple(getattr(error, "__notes__", ()))
+            )
+            say("\n".join((f"{name} FAILED: {error}", *notes)))
 
     def record(
         self, scenario: str, server: str, figures: dict[str, object], foreign: float, seconds: float
