@@ -58,6 +58,8 @@ CREATE TABLE users (
 ) WITH (fillfactor = 90);
 CREATE UNIQUE INDEX users_username ON users (username, tenant_id) WHERE deleted_at IS NULL;
 CREATE UNIQUE INDEX users_email ON users (lower(email), tenant_id) WHERE deleted_at IS NULL;
+CREATE INDEX users_listed ON users (tenant_id, id) WHERE deleted_at IS NULL AND suspended_at IS NULL;
+COMMENT ON INDEX users_listed IS 'For the list of a tenant''s users, the one statement that fits its condition.';
 
 CREATE TABLE auth_sessions (
     tenant_id uuid NOT NULL,
