@@ -269,6 +269,25 @@ async def test_delivery_before_joining_marks_nothing(chat: Chat) -> None:
     assert await marks_of(chat, bob) == (2, 2)
 
 
+async def test_a_batch_takes_its_locks_by_id(chat: Chat) -> None:
+    """Any other order could deadlock with a batch of sends."""
+    ada, bob = await chat.crowd("ada", "bob")
+    made = sorted([await chat.group(ada, bob) for _ in range(12)])
+    for conversation in made:
+        await chat.send(ada, conversation)
+    head = await chat.head()
+    lock = "SELECT count(*) FROM (SELECT 1 FROM conversations WHERE id = ANY($1) FOR UPDATE SKIP LOCKED) l"
+    async with chat.database.transaction() as first:
+        assert await first.fetchval(lock, made[:1]) == 1
+        delivery = asyncio.create_task(chat.receipts.delivered_up_to({(bob.tenant, bob.user): head}))
+        while not await chat.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            pass
+        async with chat.database.transaction() as second:
+            assert await second.fetchval(lock, made[1:]) == 11, "one behind it is locked already"
+    await delivery
+    assert {(await chat.messages.get(ada, c, 1)).status for c in made} == {"delivered"}
+
+
 async def test_receipts_and_sends_at_once_do_not_deadlock(
     chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
