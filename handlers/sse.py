@@ -13,6 +13,7 @@ from domain.identity import Identity
 from domain.log import inbox
 from handlers import keys
 from handlers.endpoint import Call, Route
+from handlers.outlet import Outlet
 from handlers.realtime import StreamQuery, begin, check_room, hello, parse_topics, presented_cursor, sign_in
 from handlers.schemas.common import NoBody
 from realtime.closing import EXPIRED, STALLED, Closing
@@ -23,29 +24,24 @@ RETRY_MS = 2000
 COMMENT_SECONDS = 15.0
 
 
-class SseTransport:
+class SseTransport(Outlet):
     """Writes blocks that were encoded once straight to the connection: one call to the kernel a turn of the loop.
 
     What is written is framed as one chunk (RFC 9112, 7.1), as aiohttp frames its own writes; HTTP/1.0 knows no chunks.
     """
 
     wire: Wire = "sse"
-    __slots__ = ("_chunked", "_identity", "_response", "_transport", "closing")
+    __slots__ = ("_chunked", "_identity", "_response")
 
     def __init__(self, request: web.Request, response: EventSourceResponse, identity: Identity) -> None:
         assert request.transport is not None
-        self._transport = request.transport
+        super().__init__(request.transport)
         self._response = response
         self._chunked = request.version >= HttpVersion11
         self._identity = identity
-        self.closing: Closing | None = None
 
-    def write(self, data: bytes) -> None:
-        if self.closing is None and not self._transport.is_closing():
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-
-    def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
+    def write(self, data: bytes) -> int:
+        return super().write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def heard_at(self) -> float | None:
         return None
@@ -59,7 +55,7 @@ class SseTransport:
         self.closing = closing
         if closing is STALLED or self.buffered() > 0:
             # A peer that does not read would keep the connection, and what waits for it, for ever.
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
         self._response.stop_streaming()
 
     def _expired(self) -> bytes:

@@ -14,6 +14,7 @@ from domain.identity import Identity
 from handlers import keys
 from handlers.commands import Connection
 from handlers.endpoint import Call, Route
+from handlers.outlet import Outlet
 from handlers.realtime import Realtime, StreamQuery, begin, check_room, hello, parse_topics, sign_in
 from handlers.schemas.common import NoBody
 from realtime.closing import BINARY, PROTOCOL_ABUSE, TOO_MANY, Closing, draining
@@ -25,14 +26,14 @@ MAX_FRAME = 64 * 1024
 CLOSE_SECONDS = 5.0  # for the closing handshake
 
 
-class WebSocketTransport:
-    """Writes frames that were encoded once straight to the connection: one call to the kernel a turn of the loop.
+class WebSocketTransport(Outlet):
+    """Writes frames that were encoded once: one call to the kernel a turn of the loop.
 
     aiohttp's own writer sends pongs and the close frame on the same connection; both write whole frames only.
     """
 
     wire: Wire = "ws"
-    __slots__ = ("_heard", "_spawn", "_transport", "_ws", "closed", "closing")
+    __slots__ = ("_heard", "_spawn", "_ws", "closed")
 
     def __init__(
         self,
@@ -40,19 +41,11 @@ class WebSocketTransport:
         transport: asyncio.Transport,
         spawn: Callable[[Coroutine[object, object, None]], None],
     ) -> None:
+        super().__init__(transport)
         self._ws = ws
-        self._transport = transport
         self._spawn = spawn
         self._heard = time.monotonic()
-        self.closing: Closing | None = None
         self.closed: asyncio.Event | None = None
-
-    def write(self, data: bytes) -> None:
-        if self.closing is None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
 
     def heard(self) -> None:
         """Any frame counts as life."""
@@ -75,8 +68,7 @@ class WebSocketTransport:
         except TimeoutError:
             pass
         finally:
-            if not self._transport.is_closing():
-                self._transport.abort()
+            self.abort()
             assert self.closed is not None
             self.closed.set()
 

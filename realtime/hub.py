@@ -33,7 +33,7 @@ class HubMetrics(Protocol):
 
     def caught_up(self, source: Literal["ring", "database"], events: int) -> None: ...
 
-    def delivered(self, transport: str, events: int) -> None: ...
+    def delivered(self, transport: str, writes: int) -> None: ...
 
     def fell_behind(self) -> None: ...
 
@@ -52,6 +52,7 @@ class HubLimits:
     queue_bytes: int = 256 * 1024  # a session's, before it turns to reading the log
     dispatch: int = 1000  # events a step
     flush: int = 500  # sessions a step
+    flush_at_once: int = 2000  # most sessions a batch of one topic is written to in one step
     idle_views: int = 5000
     idle_seconds: float = 60.0
 
@@ -73,6 +74,7 @@ class NotFresh(Exception):
 class Hub:
     """All sessions of one instance."""
 
+    CROWD = 16  # readers of a topic from which on they are written to at once
     ENDED = 20_000  # sign-ins whose end is remembered, for sessions that were being opened when they ended
 
     def __init__(
@@ -112,7 +114,7 @@ class Hub:
         self.heartbeat = self._limits.heartbeat
         self.position = 0
         self.written: dict[Wire, int] = {"ws": 0, "sse": 0}
-        """Events written since they were last counted."""
+        """Chunks of events written since they were last counted."""
         self.revoked: Callable[[Iterable[SessionId]], None] = lambda sign_ins: None
         """Called with the sign-ins an event ended, whether they have a session here or not."""
         self.missed: Callable[[], None] = lambda: None
@@ -222,9 +224,24 @@ class Hub:
                 views = [view for view in views if view.user not in hidden]
             if views:
                 chunk = Chunk(events)
+                if len(groups) == 1 and self.CROWD <= len(views) <= self._limits.flush_at_once:
+                    self._push(views, chunk)
+                    continue
                 for view in views:
                     for follower in view.sessions:
                         follower.offer(chunk)
+
+    def _push(self, views: Collection[UserView], chunk: Chunk) -> None:
+        """Writes to a crowd at once: with nothing else in the batch, there is nothing to write it together with."""
+        failed: list[Follower] = []
+        for view in views:
+            for follower in view.sessions:
+                try:
+                    follower.push(chunk)
+                except Exception:
+                    failed.append(follower)
+        for follower in failed:
+            self._failed(follower)
 
     def _deliver_control(self, event: Event) -> None:
         """Joiners receive the event and what follows, leavers receive it and nothing after it."""
@@ -285,7 +302,7 @@ class Hub:
 
     def _failed(self, follower: Follower) -> None:
         """Lets one session that raised come back, instead of the whole hub standing still."""
-        logger.exception("hub.session_failed")
+        logger.error("hub.session_failed", exc_info=True)
         if isinstance(follower, Session):
             try:
                 follower.close(draining(1000))
@@ -302,16 +319,17 @@ class Hub:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        for _ in range(min(self._limits.flush, len(self._dirty))):
-            session = self._dirty.popleft()
+        fresh, dirty = self.fresh, self._dirty
+        for _ in range(min(self._limits.flush, len(dirty))):
+            session = dirty.popleft()
             try:
-                session.flush()
+                session.flush(fresh)
             except Exception:
                 self._failed(session)
         self._joined.clear()
-        for wire, events in self.written.items():
-            if events:
-                self._metrics.delivered(wire, events)
+        for wire, chunks in self.written.items():
+            if chunks:
+                self._metrics.delivered(wire, chunks)
                 self.written[wire] = 0
         if self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)

@@ -85,8 +85,8 @@ class Presence:
         """Until when each still counts, and when they went; the first to end is the first."""
         self._came: dict[UserId, None] = {}
         self._left: dict[UserId, float] = {}
-        self._stored: int | None = None
-        """How many users of this instance the roster has; None where that is not known."""
+        self._stored = 0
+        """How many users of this instance the roster has, unless it lost them."""
         self._writing = asyncio.Lock()
         self._watched: dict[UserId, _Watched] = {}
         self._doubtful: set[UserId] = set()
@@ -270,7 +270,6 @@ class Presence:
         if self.available:
             logger.warning("presence.roster_away", error=str(error))
         self.available = False
-        self._stored = None
 
     # What this instance says.
 
@@ -326,8 +325,7 @@ class Presence:
             self._came = {user: None for user in came if user not in self._left} | self._came
             self._left = {user: at for user, at in left.items() if user not in self._came} | self._left
             return
-        if self._stored is not None:
-            self._stored = size
+        self._stored = size
         for users in chunks(list(came)):
             self._publish(PresenceHint(self._roster.instance, came=users))
         for gone in chunks(list(left.items())):

@@ -30,8 +30,8 @@ class Transport(Protocol):
 
     wire: Wire
 
-    def write(self, data: bytes) -> None:
-        """Sends whole frames or blocks, in the order of the calls."""
+    def write(self, data: bytes) -> int:
+        """Sends whole frames or blocks, in the order of the calls; as :meth:`buffered` is after that."""
 
     def buffered(self) -> int:
         """Bytes the peer's kernel has not taken yet."""
@@ -51,6 +51,8 @@ class Follower(Protocol):
 
     def offer(self, chunk: Chunk) -> None: ...
 
+    def push(self, chunk: Chunk) -> None: ...
+
     def offer_live(self, payload: bytes, type_: str, group: Group) -> bool: ...
 
     def revoked(self, event: Event, *, late: bool = False) -> None: ...
@@ -64,6 +66,10 @@ class State(Enum):
     LIVE = 1  # pushed to
     BEHIND = 2  # reading the log
     CLOSED = 3
+
+
+_LIVE = State.LIVE  # looked up for every delivery
+_CLOSED = State.CLOSED
 
 
 class Session:
@@ -125,22 +131,38 @@ class Session:
 
     def offer(self, chunk: Chunk) -> None:
         """Takes events of the batch that is being dispatched. Sent with everything else of this turn of the loop."""
-        if self.state is not State.LIVE:
+        if self.state is not _LIVE:
             return
         if self._groups is not None:
             kept = chunk.only(self._groups)
             if kept is None:
                 return
             chunk = kept
-        if not self._pending:
+        hub, pending = self._hub, self._pending
+        if not pending:
             # Not the chunk's own beginning: another of this batch may begin earlier, where a filter shortened this one.
-            self._position = self._hub.position
-        self._pending.append(chunk)
+            self._position = hub.position
+        pending.append(chunk)
         self._bytes += chunk.size
-        if self._bytes > self._hub.queue_bytes:
+        if self._bytes > hub.queue_bytes:
             self._fall_behind()
+        elif not self._flushing:
+            self._flushing = True
+            hub.want_flush(self)
+
+    def push(self, chunk: Chunk) -> None:
+        """Writes events at once where nothing waits, else takes them as :meth:`offer` does.
+
+        For the events of a batch that is all of one topic, given while the hub is fresh.
+        """
+        if self.state is _LIVE and not self._pending and not self._flushing and self._groups is None:
+            transport = self.transport
+            wire = transport.wire
+            self._hub.written[wire] += 1
+            if transport.write(chunk.encoded(wire)) > self._hub.queue_bytes:
+                self._fall_behind(chunk.events[-1].position)
         else:
-            self._want_flush()
+            self.offer(chunk)
 
     def offer_live(self, payload: bytes, type_: str, group: Group) -> bool:
         """Takes an event without a position; False where it does not. The first thing to be shed where the peer is
@@ -169,31 +191,47 @@ class Session:
             self._flushing = True
             self._hub.want_flush(self)
 
-    def flush(self) -> None:
-        """Writes what was collected in this turn, with one call. Holds events back while the hub is not fresh (I9)."""
+    def flush(self, fresh: bool | None = None) -> None:
+        """Writes what was collected in this turn, with one call. Holds events back while the hub is not fresh (I9).
+
+        ``fresh``: whether it is, where that was found out just now for many sessions.
+        """
         self._flushing = False
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
-        data = b"".join(self._control) if self._control else b""
+        hub, transport = self._hub, self.transport
+        if fresh is None:
+            fresh = hub.fresh
+        data = self._unplaced(fresh) if self._control or self._live_only is not None else b""
+        pending = self._pending
+        if pending and fresh:
+            wire = transport.wire
+            events = pending[0].encoded(wire) if len(pending) == 1 else hub.joined(pending, wire)
+            hub.written[wire] += len(pending)
+            data = data + events if data else events
+            self._pending = []
+            self._bytes = 0
+        if data:
+            buffered = transport.write(data)
+            if buffered > hub.queue_bytes:
+                self._overflow(buffered)
+
+    def _unplaced(self, fresh: bool) -> bytes:
+        """Takes the frames that wait and have no place in the log."""
+        data = b"".join(self._control)
         self._control = []
-        fresh = self._hub.fresh
         if self._live_only is not None:
             if fresh:
                 data += b"".join(self._live_only)
             self._live_only = None
-        if self._pending and fresh:
-            events = self._hub.joined(self._pending, self.transport.wire)
-            data = data + events if data else events
-            self._hub.written[self.transport.wire] += sum(len(chunk.events) for chunk in self._pending)
-            self._pending = []
-            self._bytes = 0
-        if data:
-            self.transport.write(data)
-            buffered = self.transport.buffered()
-            if buffered > self._hub.queue_bytes and self.state is State.LIVE:
-                self._fall_behind()
-            if buffered > self.MOST_QUEUES * self._hub.queue_bytes:
-                self.close(STALLED)  # it asks and asks, and reads no answer
+        return data
+
+    def _overflow(self, buffered: int) -> None:
+        """The peer does not take what it is sent."""
+        if self.state is _LIVE:
+            self._fall_behind()
+        if buffered > self.MOST_QUEUES * self._hub.queue_bytes:
+            self.close(STALLED)  # it asks and asks, and reads no answer
 
     def revoked(self, event: Event, *, late: bool = False) -> None:
         """Ends it, after what came before ``event``. ``late``: at once, as that should have been over long ago."""
@@ -290,10 +328,13 @@ class Session:
         if self._behind() and not self._step_from_memory():
             self._begin_to_catch_up()
 
-    def _fall_behind(self) -> None:
-        """Turns from being pushed to, to reading the log: drops the queue, not the place."""
+    def _fall_behind(self, written: int | None = None) -> None:
+        """Turns from being pushed to, to reading the log: drops the queue, not the place.
+
+        ``written``: the newest position written, where the hub has not moved there yet.
+        """
         if not self._pending:
-            self._position = self._hub.position
+            self._position = self._hub.position if written is None else written
         self._pending = []
         self._bytes = 0
         self.state = State.BEHIND
@@ -413,6 +454,9 @@ class Poll:
         self.ended = False
         """The sign-in ended while the poll waited."""
         self.draining = False
+
+    def push(self, chunk: Chunk) -> None:
+        self.offer(chunk)
 
     def offer(self, chunk: Chunk) -> None:
         if self._groups is None or chunk.only(self._groups) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -133,7 +133,7 @@ class Subscribers:
     def __init__(self) -> None:
         self._topics: dict[bytes, list[UserView] | dict[UserView, None]] = {}
 
-    def of(self, topic: bytes) -> Iterable[UserView]:
+    def of(self, topic: bytes) -> Collection[UserView]:
         return self._topics.get(topic, ())
 
     def add(self, topic: bytes, view: UserView) -> None:

@@ -131,7 +131,8 @@ class FakeSource:
     async def _reach(self, name: str) -> None:
         self.calls[name] += 1
         if self.hangs:
-            await asyncio.get_running_loop().create_future()
+            await asyncio.sleep(60.0)  # the time limit of its own
+            raise SourceAway
         await self._takes(name)
 
     async def _takes(self, name: str) -> None:
@@ -229,12 +230,13 @@ class FakeTransport:
         self.written: Callable[[bytes], None] = lambda data: None
         """Sees each write as it happens."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         assert self.closing is None, "nothing is written after the close"
         assert data, "an empty write is a wasted call"
         self.writes += 1
         self.written(data)
         (self._waiting if self.stalled else self._taken).extend(data)
+        return self.buffered()
 
     def buffered(self) -> int:
         return len(self._waiting)
