@@ -210,6 +210,18 @@ def test_proxy_starts_and_ends_without_its_instances() -> None:
         assert proxy.stop() == 0
 
 
+async def test_renewed_certificate_is_taken_up_by_a_reload(instances: list[Instance], proxy: Proxy) -> None:
+    async with chat_through(proxy) as chat, chat.session.ws_connect(f"{API}/realtime/ws") as ws:
+        proxy.make_certificate()
+        assert not proxy.answers("/healthz")  # asked by one who trusts the new one alone
+        proxy.reload()
+        assert await asyncio.to_thread(wait_until, lambda: proxy.answers("/healthz"), SOON)
+        await ws.send_json({"id": "1", "op": "ping", "data": {}})
+        while (await ws.receive_json(timeout=SOON))["type"] != "reply":
+            pass
+        await chat.session.close()
+
+
 async def _close_code(ws: aiohttp.ClientWebSocketResponse) -> int | None:
     """Reads to the end; the code that the other side closed with, None where it did not say goodbye."""
     while True:

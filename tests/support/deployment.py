@@ -148,10 +148,14 @@ class Proxy:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    def make_certificate(self) -> None:
+        """Replaces the one that is there. nginx goes on with the former until it is told."""
+        make = [str(ROOT / "deploy" / "make-certificate.sh"), "--force", "--out", str(self.certificates)]
+        subprocess.run(make, check=True, timeout=30, capture_output=True)
+
     def start(self) -> None:
         """Makes the certificate and returns when nginx listens."""
-        make = [str(ROOT / "deploy" / "make-certificate.sh"), "--out", str(self.certificates)]
-        subprocess.run(make, check=True, timeout=30, capture_output=True)
+        self.make_certificate()
         with self.log.open("ab") as log:
             process = self._process = subprocess.Popen(
                 [str(ROOT / "deploy" / "nginx" / "start.sh")],
@@ -176,6 +180,11 @@ class Proxy:
             return False
         finally:
             connection.close()
+
+    def reload(self) -> None:
+        """SIGHUP: new workers, with the certificate that is there now."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> int:
         """SIGQUIT, as the container's engine does it; its exit status when its requests are done."""
