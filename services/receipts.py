@@ -27,7 +27,9 @@ from storage.receipts import Mark, Place, ReceiptState, ReceiptWrite
 MAX_TOLD_MEMBERS = 32
 """In groups with more members no receipt events are sent."""
 BATCH = 500
-"""Receipts stored by one transaction: it holds the locks of that many conversations at most."""
+"""Receipts of single requests stored by one transaction: it holds the locks of that many conversations at most."""
+BULK = 2000
+"""The same of deliveries, which come in storms when everyone reconnects, and which nobody waits for."""
 
 
 class Receipts:
@@ -56,11 +58,11 @@ class Receipts:
         One statement finds what is new in all of it, whatever the number of users; nothing is locked where nothing is.
         """
         entries = iter([(tenant, user, position) for (tenant, user), position in positions.items()])
-        while batch := list(islice(entries, BATCH)):
+        while batch := list(islice(entries, BULK)):
             async with self._database.connection() as connection:
                 marks = await receipts.find_delivered(connection, batch)
-            for start in range(0, len(marks), BATCH):
-                await self._record(marks[start : start + BATCH])
+            for start in range(0, len(marks), BULK):
+                await self._record(marks[start : start + BULK])
 
     async def announce_owed(self) -> int:
         """Tells receipts that were held back and are due; says how many events that took.
