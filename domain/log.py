@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from uuid import UUID
@@ -33,6 +33,12 @@ class Topic:
 
     kind: TopicKind
     id: UUID
+    text: str = field(default="", compare=False)
+    """The id as text, where it is known already: making it anew costs as much as a tenth of an event."""
+
+    @property
+    def id_text(self) -> str:
+        return self.text or str(self.id)
 
     @property
     def key(self) -> bytes:

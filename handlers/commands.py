@@ -48,12 +48,28 @@ class Command(Generic[DataT]):
 class Connection:
     """One peer: takes its frames, answers each, in order of effect."""
 
-    __slots__ = ("_abuse", "_idle", "_in_flight", "_tokens", "_tokens_at", "app", "identity", "session")
+    __slots__ = (
+        "_abuse",
+        "_committer",
+        "_idle",
+        "_in_flight",
+        "_metrics",
+        "_tokens",
+        "_tokens_at",
+        "_typing",
+        "app",
+        "identity",
+        "session",
+    )
 
     def __init__(self, app: web.Application, session: Session, identity: Identity) -> None:
         self.app = app
         self.session = session
         self.identity = identity
+        # Looked up for every message.
+        self._committer = app[keys.COMMITTER]
+        self._typing = app[keys.TYPING]
+        self._metrics = app[keys.REALTIME].metrics
         self._in_flight = 0
         self._idle: asyncio.Future[None] | None = None
         self._abuse: deque[float] | None = None
@@ -103,7 +119,7 @@ class Connection:
             message.body,
             message.reply_to_seq,
         )
-        self.app[keys.COMMITTER].submit(draft, lambda result: self._sent(id, draft, result))
+        self._committer.submit(draft, lambda result: self._sent(id, draft, result))
         self._in_flight += 1
 
     def _sent(self, id: str, draft: SendDraft, result: Result) -> None:
@@ -111,7 +127,7 @@ class Connection:
             self.app[keys.REALTIME].spawn(self._answer_known(id, draft, result))
             return
         if isinstance(result, Stored):
-            self.app[keys.TYPING].sent(draft.conversation, draft.sender)
+            self._typing.sent(draft.conversation, draft.sender)
             self._reply(id, result.data, "message.send")
         else:
             self._reply_error(id, result, "message.send")
@@ -148,7 +164,7 @@ class Connection:
         self.session.send_control(
             b'{"type":"reply","id":%b,"ok":true,"data":%b}' % (orjson.dumps(id), body), "reply"
         )
-        self.app[keys.REALTIME].metrics.command(op, "ok")
+        self._metrics.command(op, "ok")
 
     def _reply_error(self, id: str | None, error: ParleyError, op: str = "invalid") -> None:
         problem = problem_of(error).model_dump(exclude_none=True, mode="json")
@@ -156,7 +172,7 @@ class Connection:
             problem["retry_after_ms"] = round(error.retry_after * 1000)
         reply = {"type": "reply", "id": id, "ok": False, "error": problem}
         self.session.send_control(orjson.dumps(reply), "reply")
-        self.app[keys.REALTIME].metrics.command(op, error.code)
+        self._metrics.command(op, error.code)
 
     # Limits.
 

@@ -58,15 +58,15 @@ def decode_cursor(text: str) -> Cursor:
     return Cursor(epoch, position)
 
 
-def encode_envelope(cursor: str | None, type_: str, topic: Topic, at: datetime, data: bytes) -> bytes:
-    """The one shape in which an event reaches a client, on every transport."""
+def encode_envelope(cursor: str | None, type_: str, topic: Topic, at: datetime | str, data: bytes) -> bytes:
+    """The one shape in which an event reaches a client, on every transport. ``at`` may be RFC 3339 text already."""
     place = b'"' + cursor.encode() + b'"' if cursor is not None else b"null"
     return b'{"cursor":%b,"type":"%b","topic":{"kind":"%b","id":"%b"},"at":"%b","data":%b}' % (
         place,
         type_.encode(),
         topic.kind.label.encode(),
-        str(topic.id).encode(),
-        rfc3339(at).encode(),
+        topic.id_text.encode(),
+        (at if isinstance(at, str) else rfc3339(at)).encode(),
         data,
     )
 
@@ -101,9 +101,9 @@ def encode_hint(events: Iterable[StoredEvent]) -> bytes:
         [
             (
                 e.position,
-                str(e.tenant),
+                e.tenant,
                 int(e.topic.kind),
-                str(e.topic.id),
+                e.topic.id,
                 e.type,
                 e.at,
                 e.data.decode(),

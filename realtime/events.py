@@ -93,14 +93,15 @@ class Event:
 
     __slots__ = ("_sse", "_ws", "control", "cursor", "envelope", "group", "position", "topic", "type")
 
-    def __init__(self, stored: StoredEvent, epoch: int) -> None:
+    def __init__(self, stored: StoredEvent, epoch: int, at: str | None = None) -> None:
+        """``at``: the event's time as text, where it is known: all of one commit have the same."""
         self.position = stored.position
         self.topic = stored.topic.key
         self.type = stored.type
         self.group = group_of(stored.type)
         self.control: Control = stored.control
         self.cursor = encode_cursor(epoch, stored.position)
-        self.envelope = encode_envelope(self.cursor, stored.type, stored.topic, stored.at, stored.data)
+        self.envelope = encode_envelope(self.cursor, stored.type, stored.topic, at or stored.at, stored.data)
         self._ws: bytes | None = None
         self._sse: bytes | None = None
 

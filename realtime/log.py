@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from domain.ids import TenantId, UserId
-from domain.log import StoredEvent, View, Window
+from domain.log import StoredEvent, View, Window, rfc3339
 from domain.waiting import within
 from realtime.events import Event
 from realtime.ring import Ring
@@ -165,9 +165,12 @@ class LogReader:
 
     def _append(self, events: Sequence[StoredEvent]) -> None:
         expected, epoch, append = self.position, self.epoch, self.ring.append
+        at, text = None, ""
         for event in events:
             if event.position > expected:
-                append(Event(event, epoch))
+                if event.at is not at:
+                    at, text = event.at, rfc3339(event.at)
+                append(Event(event, epoch, text))
 
     async def reached(self, position: int, seconds: float) -> bool:
         """Waits until everything up to ``position`` has been read. False where it took longer."""

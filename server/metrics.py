@@ -61,6 +61,7 @@ class Metrics:
             "connections_closed", "Realtime connections ended, by the server's reason.", "transport", "reason"
         )
         self._commands = make.counter("commands", "WebSocket commands.", "op", "outcome")
+        self._known_commands: dict[tuple[str, str], Counter] = {}
         self._deliveries = make.counter("deliveries", "Events written to connections.", "transport")
         self._resyncs = make.counter("resyncs", "Sessions told to read everything again.", "reason")
         self._slow = make.counter(
@@ -113,7 +114,10 @@ class Metrics:
 
     def command(self, op: str, outcome: str) -> None:
         """``op``: one of the protocol's, or ``unknown``; ``outcome``: ``ok`` or an error's code."""
-        self._commands.labels(op, outcome).inc()
+        known = self._known_commands.get((op, outcome))
+        if known is None:
+            known = self._known_commands[op, outcome] = self._commands.labels(op, outcome)
+        known.inc()
 
     def delivered(self, transport: str, events: int) -> None:
         self._deliveries.labels(transport).inc(events)

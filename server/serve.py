@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
@@ -62,6 +63,7 @@ async def _serve_application(
                 await web.SockSite(runner, listening, backlog=_BACKLOG).start()
             except OSError as error:
                 raise _address_error(settings, error) from error
+        _settle_garbage_collection()
         announce(banner(settings, sockets[0]))
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(services.supervise())
@@ -73,6 +75,18 @@ async def _serve_application(
         _log.info("stopping")
     finally:
         await runner.cleanup()
+
+
+def _settle_garbage_collection() -> None:
+    """Takes what lives for ever out of the collector's sight, and has it look at the rest less often.
+
+    By default every 70,000 new objects start a pass over all there are: with many connections open that was a sixth of
+    the server's time under load, and pauses long enough to be taken for a log that cannot be read. Nearly all garbage
+    here is freed by its reference count at once.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _note_redis(url: str) -> None:

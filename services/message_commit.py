@@ -17,8 +17,8 @@ import orjson
 import structlog
 
 from domain.errors import Blocked, FieldError, InvalidFields, NotFound, Overloaded, ParleyError, Unavailable
-from domain.ids import ClientId, ConversationId, MessageId, TenantId, UserId, new_id
-from domain.log import StoredEvent, conversation_topic, rfc3339
+from domain.ids import ClientId, ConversationId, TenantId, UserId, new_id_text
+from domain.log import StoredEvent, Topic, TopicKind, rfc3339
 from services.message_drafts import sent_digest
 from services.unit_of_work import Publisher
 from storage.database import AWAY, RETRY, Database
@@ -81,25 +81,19 @@ class _Item:
 
 def new_message(draft: SendDraft, digest: bytes, at: str) -> NewMessage:
     """A draft as the store takes it, with its public JSON."""
-    message = MessageId(new_id())
+    message = new_id_text()
+    conversation = str(draft.conversation)
     reply = draft.reply_to_seq
     client = f'"{draft.client_id}"' if draft.client_id else "null"
     data = (
-        f',"id":"{message}","conversation_id":"{draft.conversation}","sender_id":"{draft.sender}",'
+        f',"id":"{message}","conversation_id":"{conversation}","sender_id":"{draft.sender}",'
         f'"client_id":{client},"body":{orjson.dumps(draft.body).decode()},'
         f'"reply_to_seq":{"null" if reply is None else reply},'
         f'"attachments":[],"reactions":[],"edited_at":null,"deleted_at":null,"created_at":"{at}"}}'
     )
+    topic = Topic(TopicKind.CONVERSATION, draft.conversation, conversation)
     return NewMessage(
-        draft.tenant,
-        draft.conversation,
-        draft.sender,
-        draft.client_id,
-        message,
-        draft.body,
-        reply,
-        digest,
-        data,
+        draft.tenant, topic, draft.sender, draft.client_id, message, draft.body, reply, digest, data
     )
 
 
@@ -110,8 +104,9 @@ def public_json(message: NewMessage, seq: int) -> bytes:
 
 def created_event(message: NewMessage, seq: int, position: int, at: datetime) -> StoredEvent:
     """The ``message.created`` event as the store has just written it."""
-    topic = conversation_topic(message.conversation)
-    return StoredEvent(position, message.tenant, topic, "message.created", at, public_json(message, seq))
+    return StoredEvent(
+        position, message.tenant, message.topic, "message.created", at, public_json(message, seq)
+    )
 
 
 def refusal(sent: Sent) -> ParleyError:

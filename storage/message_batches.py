@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Literal, cast
 from uuid import UUID
 
-from domain.ids import ClientId, ConversationId, MessageId, TenantId, UserId
+from domain.ids import ClientId, TenantId, UserId
+from domain.log import Topic
 from storage.database import Connection
 
 Outcome = Literal["stored", "known", "not_found", "blocked", "reply_not_found"]
@@ -22,13 +23,17 @@ FROM send_messages($1, $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to store. ``data`` is its public JSON without the opening ``{"seq":N``, which only the store knows."""
+    """A message to store.
+
+    ``topic`` is its conversation's. ``data`` is its public JSON without the opening ``{"seq":N``, which only the store
+    knows.
+    """
 
     tenant: TenantId
-    conversation: ConversationId
+    topic: Topic
     sender: UserId
     client_id: ClientId | None
-    id: MessageId
+    id: str
     body: str
     reply_to_seq: int | None
     digest: bytes
@@ -55,7 +60,7 @@ async def send_batch(connection: Connection, at: datetime, messages: Sequence[Ne
     """
     columns: list[Sequence[UUID | str | int | bytes | None]] = [
         [m.tenant for m in messages],
-        [m.conversation for m in messages],
+        [m.topic.id for m in messages],
         [m.sender for m in messages],
         [m.client_id for m in messages],
         [m.id for m in messages],
