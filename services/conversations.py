@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from domain.errors import FieldError, InvalidFields, NotFound
+from domain.errors import FieldError, InvalidFields, NotFound, UserNotFound
 from domain.identity import Identity
 from domain.ids import ConversationId, UserId, new_id
 from domain.resources import Conversation, History, Member, Role, SharedConversation
@@ -227,6 +227,7 @@ class Conversations:
             found = await visible_users(tx.connection, tenant, user, names, "/members")
             others = {row.id for row in found} - {user}
             require_room(len(others) + 1)
+            await hold_accounts(tx.connection, found)
             new = ConversationId(new_id())
             await conversations.insert_group(
                 tx.connection, tenant, new, title=title, history=history, creator=user
@@ -270,6 +271,20 @@ def require_room(count: int) -> None:
         raise InvalidFields(
             [FieldError("/members", f"a group has at most {MAX_MEMBERS} members")], code="group_full"
         )
+
+
+async def hold_accounts(connection: Connection, found: Sequence[UserRow]) -> None:
+    """Keeps the accounts named under ``/members`` from being deleted before this transaction ends.
+
+    Who deletes an account leaves the groups it is in; without this, a group it is just being taken into would keep it.
+    Raises UserNotFound where one was deleted meanwhile.
+    """
+    if not found:
+        return
+    held = await members.hold_users(connection, found[0].tenant, [row.id for row in found])
+    for index, row in enumerate(found):
+        if row.id not in held:
+            raise UserNotFound(f"/members/{index}")
 
 
 def _one_other(found: Sequence[UserRow], user: UserId) -> UserId:

@@ -28,7 +28,7 @@ from domain.ids import ConversationId, TenantId, UserId
 from domain.log import EventDraft, StoredEvent
 from domain.resources import Member, Role
 from services.conversation_events import member_added, member_removed, member_updated
-from services.conversations import require_room, show_conversation, show_member, view_of
+from services.conversations import hold_accounts, require_room, show_conversation, show_member, view_of
 from services.idempotency import Answer, KeptAnswer, answer_of, run_kept
 from services.membership import locked_standing, require_leader, standing_of
 from services.profiles import show_user
@@ -109,6 +109,7 @@ class Members:
             # By id, as the members of one moment are listed, so that the answer and later lists agree.
             new = sorted({row.id: row for row in found if row.id not in present}.values(), key=lambda r: r.id)
             require_room(standing.member_count + len(new))
+            await hold_accounts(tx.connection, found)
             if new:
                 await members.add(tx.connection, tenant, conversation, [(row.id, "member") for row in new])
             view = await view_of(tx.connection, identity, conversation)

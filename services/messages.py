@@ -213,7 +213,9 @@ class Messages:
                 if known is not None and known[1] != digest:
                     raise ClientIdReused()
             await standing_of(connection, identity.tenant, identity.user, conversation)
-        raise InvalidFields([FieldError("/attachments/0", "there is no such media")], code="media_not_found")
+        raise InvalidFields(
+            [FieldError("/attachments/0/media_id", "there is no such media")], code="media_not_found"
+        )
 
     async def _answer_known(self, draft: SendDraft, known: Known) -> Answer:
         async with self._database.connection() as connection:

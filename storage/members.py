@@ -42,6 +42,11 @@ UPDATE conversations SET member_count = member_count + (SELECT count(*) FROM add
 WHERE tenant_id = $1 AND id = $2
 """
 
+# Waits for somebody who deletes their account, and holds off who would: they leave the groups they know of first.
+HOLD_USERS = """
+SELECT id FROM users WHERE tenant_id = $1 AND id = ANY($2::uuid[]) AND deleted_at IS NULL ORDER BY id FOR SHARE
+"""
+
 FIND_PRESENT = """
 SELECT user_id FROM conversation_members
 WHERE tenant_id = $1 AND conversation_id = $2 AND user_id = ANY($3::uuid[]) AND left_at IS NULL
@@ -165,6 +170,12 @@ async def add(
     What was said before counts as read and as delivered to them.
     """
     await connection.execute(ADD, tenant, conversation, [u for u, _ in roles], [r for _, r in roles])
+
+
+async def hold_users(connection: Connection, tenant: TenantId, users: Sequence[UserId]) -> frozenset[UserId]:
+    """Those of ``users`` whose account is there, and stays until this transaction ends."""
+    rows = await connection.fetch(HOLD_USERS, tenant, list(users))
+    return frozenset(UserId(row["id"]) for row in rows)
 
 
 async def find_present(

@@ -168,7 +168,7 @@ async def test_wrong_bodies_are_422_and_name_the_field(ann: Person, bob: Person)
             "POST",
             f"{path}/messages",
             {"body": "x", "attachments": [{"media_id": NOWHERE}]},
-            ["/attachments/0"],
+            ["/attachments/0/media_id"],
         ),
         ("POST", f"{path}/messages", {"body": "x", "attachments": [{}]}, ["/attachments/0/media_id"]),
         ("POST", f"{path}/messages", {"body": "x", "seq": 4}, ["/seq"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import nullcontext
 from uuid import UUID
 
@@ -342,3 +342,36 @@ async def test_who_deletes_their_account_leaves_every_group(chat: Chat) -> None:
     await chat.send(eve, joined, "gone?")
     assert [t for t in await chat.types(ada, before) if t != "member.removed"] == []
     assert (await chat.messages.get(bob, owned, 1)).status == "sent", "nobody else is left to receive it"
+
+
+async def test_an_account_deleted_meanwhile_is_taken_in_nowhere(chat: Chat) -> None:
+    ada, bob = await chat.crowd("ada", "bob")
+    conversation = await chat.group(ada)
+    departure = GroupDeparture()
+    leaving, deleted = asyncio.Event(), asyncio.Event()
+
+    async def delete(tx: Transaction) -> None:
+        await departure.prepare(tx.connection, bob)
+        await users.lock_user(tx.connection, bob.tenant, bob.user)
+        await users.anonymise(tx.connection, bob.tenant, bob.user)
+        leaving.set()
+        await deleted.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(chat.uow.run(delete))
+        await leaving.wait()
+        adding = tasks.create_task(refused(chat.members.add(ada, conversation, ["bob"])))
+        starting = tasks.create_task(refused(chat.group(ada, bob)))
+        while await chat.value("SELECT count(*) FROM pg_locks WHERE NOT granted") < 2:
+            assert not adding.done()
+            assert not starting.done()
+        deleted.set()
+    for refusal in (adding.result(), starting.result()):
+        assert isinstance(refusal, UserNotFound)
+        assert refusal.fields[0].pointer == "/members/0"
+    assert await chat.value("SELECT count(*) FROM conversation_members WHERE user_id = $1", bob.user) == 0
+
+
+async def refused(work: Awaitable[object]) -> BaseException | None:
+    (result,) = await asyncio.gather(work, return_exceptions=True)
+    return result if isinstance(result, BaseException) else None

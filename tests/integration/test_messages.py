@@ -115,7 +115,10 @@ async def test_what_cannot_be_sent_says_why(chat: Chat) -> None:
         assert [f.pointer for f in refused.value.fields] == ["/reply_to_seq"]
     with pytest.raises(InvalidFields) as refused:
         await chat.messages.send(ada, conversation, NewText("see", attachments=[uuid4()]))
-    assert (refused.value.code, refused.value.fields[0].pointer) == ("media_not_found", "/attachments/0")
+    assert (refused.value.code, refused.value.fields[0].pointer) == (
+        "media_not_found",
+        "/attachments/0/media_id",
+    )
     stranger = await chat.person("zoe")
     with pytest.raises(NotFound):
         await chat.messages.send(stranger, conversation, NewText("see", attachments=[uuid4()]))
