@@ -46,7 +46,7 @@ bench-quick: $(STAMP)  ## the same, short
 	$(BIN)/python -m bench --quick
 
 demo: $(STAMP)  ## a scripted minute: three transports, a killed instance, a flushed Redis
-	@exec $(BIN)/python -m bench.demo
+	@exec $(BIN)/python -m demo
 
 lock: $(STAMP)  ## resolve requirements*.in again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements.txt requirements.in
