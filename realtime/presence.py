@@ -95,6 +95,7 @@ class Presence:
         self._held = False
         self._wake = asyncio.Event()
         self._recheck_now = asyncio.Event()
+        self._failed = asyncio.Event()
         self.available = False
         """Whether Redis answered last time. While it does not, only the beat asks it."""
         self.changed: Callable[[Collection[UserId]], None] = lambda users: None
@@ -269,6 +270,7 @@ class Presence:
     def _away(self, error: RosterAway) -> None:
         if self.available:
             logger.warning("presence.roster_away", error=str(error))
+            self._failed.set()
         self.available = False
 
     # What this instance says.
@@ -373,7 +375,8 @@ class Presence:
     async def _beat_forever(self) -> None:
         while True:
             await self.beat()
-            await asyncio.sleep(self._timing.beat if self.available else self._timing.retry)
+            self._failed.clear()
+            await _either(self._failed, self._timing.beat if self.available else self._timing.retry)
 
     async def _flush_forever(self) -> None:
         while True:

@@ -118,7 +118,7 @@ async def test_a_dead_instance_is_reaped_after_a_while_by_one(redis_url: str, cr
         clock = 59.0
         assert [*await b.reap(), *await c.reap()] == []
         clock = 61.0
-        reaped = [*await b.reap(), *await c.reap()]
+        reaped = [dead for both in await asyncio.gather(b.reap(), c.reap()) for dead in both]
         assert len(reaped) == 1
         assert sorted(reaped[0].users) == sorted(crowd)
         assert await a.beat() == 0, "should it live after all, it writes its users again"

@@ -16,7 +16,7 @@ from realtime.live import LiveHub
 from realtime.presence import Presence, PresenceTiming
 from realtime.roster import Dead, Found, RedisRoster, RosterAway, RosterTiming
 from realtime.typing import Typing
-from tests.support.fakes import Background
+from tests.support.fakes import Background, passes
 
 
 async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -233,6 +233,7 @@ class PresentInstance:
         for user, count in list(self.sessions.items()):
             for _ in range(count):
                 self.close(user)
+        await passes(2 * self.timing.linger)  # while requests end and connections close
         await self.background.stop()
         await self.presence.leave()
         self.bus.deaf = True

@@ -55,6 +55,20 @@ async def test_the_first_session_or_poll_appears_and_the_last_disappears() -> No
 
 
 @simulated
+async def test_an_event_without_a_place_is_not_taken_while_nothing_may_be_written() -> None:
+    async with watched() as w:
+        session, transport = await w.instance.connect(user())
+        assert session.offer_live(b'{"type":"typing.started"}', "typing.started", "messages")
+        await turns()
+        assert [f.type for f in transport.frames()][-1] == "typing.started"
+        w.instance.source.away = True
+        await passes(2)
+        assert not session.offer_live(b'{"type":"typing.started"}', "typing.started", "messages")
+        await passes(2)
+        assert "typing.started" not in [f.type for f in transport.frames()]
+
+
+@simulated
 async def test_a_view_without_a_session_is_nobody() -> None:
     async with watched() as w:
         await w.hub.view(DEFAULT_TENANT, user())

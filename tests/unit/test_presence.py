@@ -242,12 +242,32 @@ async def test_a_flushed_roster_makes_nobody_go() -> None:
         (a, b), bob, eve = w.instances, user(), user()
         await online_at(a, bob, b)
         w.store.flush()
+        b.presence.gap()
         a.open(eve)
+        await passes(0.2)
+        assert bob not in w.store.on["a"], "at this moment the roster does not know"
         await passes(60)
         assert not b.told
         assert w.store.on["a"] == {bob, eve}, "every instance writes its users again"
         await b.watch(eve)
         assert b.online(eve)
+
+
+@simulated
+async def test_whoever_leaves_one_of_two_instances_after_a_flush_stays_online() -> None:
+    async with world("a", "b", "c") as w:
+        (a, b, c), bob = w.instances, user()
+        await online_at(a, bob, c)
+        b.open(bob)
+        await passes(2)
+        a.close(bob)
+        await passes(LINGER - 0.01)
+        w.store.flush()
+        await passes(0.6)
+        assert a.gone == [bob]
+        assert "b" not in w.store.on, "at this moment the roster does not know"
+        await passes(60)
+        assert not c.told
 
 
 @simulated
@@ -287,6 +307,68 @@ async def test_presence_is_right_again_soon_after_redis_is_back() -> None:
         await passes(a.timing.retry + w.store.timing.answer + b.timing.recheck + 1)
         assert sorted(b.told, key=str) == sorted([(bob, False, left), (eve, True, None)], key=str)
         assert w.store.on["a"] == {eve}
+
+
+@simulated
+async def test_what_could_not_be_written_is_told_when_redis_is_back() -> None:
+    async with world("a", "b") as w:
+        (a, b), bob, eve = w.instances, user(), user()
+        await online_at(a, bob, b)
+        await b.watch(eve)
+        a.close(bob)
+        left = now()
+        await passes(LINGER - 0.01)
+        assert a.presence.available
+        w.store.away, w.channels.lossy = True, lambda: True
+        a.open(eve)
+        await passes(30)
+        assert not b.told
+        w.store.away, w.channels.lossy = False, lambda: False
+        await passes(a.timing.retry + w.store.timing.answer + 0.1)
+        assert sorted(b.told, key=str) == sorted([(bob, False, left), (eve, True, None)], key=str)
+
+
+@simulated
+async def test_who_came_while_redis_failed_is_written_when_it_is_back() -> None:
+    async with world("a", "b") as w:
+        (a, b), bob, eve = w.instances, user(), user()
+        await online_at(a, bob, b)
+        await b.watch(eve)
+        w.store.away = True
+        a.open(eve)
+        await passes(0.2)
+        w.store.away = False
+        await passes(a.timing.retry + w.store.timing.answer + 0.5)
+        assert b.told == [(eve, True, None)]
+        assert w.store.on["a"] == {bob, eve}
+
+
+@simulated
+async def test_whoever_comes_back_before_it_is_told_that_they_went_never_left() -> None:
+    async with world("a", "b") as w:
+        (a, b), bob = w.instances, user()
+        await online_at(a, bob, b)
+        a.presence._remove({bob: now()})
+        a.presence.appeared(bob)
+        await passes(30)
+        assert not b.told
+
+
+@simulated
+async def test_whoever_went_and_came_back_while_redis_was_away_never_left() -> None:
+    async with world("a", "b") as w:
+        (a, b), bob = w.instances, user()
+        await online_at(a, bob, b)
+        w.store.away, w.channels.lossy = True, lambda: True
+        await passes(10)
+        a.close(bob)
+        await passes(10)
+        assert a.gone == [bob]
+        a.open(bob)
+        await passes(1)
+        w.store.away, w.channels.lossy = False, lambda: False
+        await passes(60)
+        assert not b.told
 
 
 @simulated
@@ -331,9 +413,23 @@ async def test_an_older_answer_of_the_roster_does_not_undo_what_was_heard_meanwh
 
         b.roster.during = come_meanwhile
         await b.presence.recheck()
+        w.store.away = True  # so that only what is known counts
+        await passes(10)
         assert b.told == [(bob, True, None)]
-        await passes(20)
-        assert b.told == [(bob, True, None)]
+
+
+@simulated
+async def test_whoever_came_back_while_it_was_asked_about_them_never_left() -> None:
+    async with world("a", "b", "c") as w:
+        (a, b, c), bob = w.instances, user()
+        await online_at(a, bob, c)
+        a.close(bob)
+        await passes(LINGER - 0.01)
+        c.roster.during = lambda: c.presence._heard(encode_presence(PresenceHint("b", came=[bob])))
+        c.presence._heard(encode_presence(PresenceHint("a", left={bob: now()})))
+        b.open(bob)
+        await passes(60)
+        assert not c.told
 
 
 @simulated

@@ -198,8 +198,9 @@ async def test_it_goes_on_where_the_typist_goes_on_through_another_instance() ->
     async with room() as r:
         bob, eve = await r.a.connect(BOB), await r.b.connect(EVE)
         r.a.typing.start(r.id, ANN, NOBODY)
-        await passes(2)
+        await passes(0.1)
         assert not r.b.typing.prolong(r.id, ANN), "who may see it is asked for where the typing goes on"
+        await passes(2)
         r.b.typing.start(r.id, ANN, NOBODY)
         await passes(0.1)
         r.a.typing.gone([ANN])
