@@ -15,6 +15,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -153,9 +154,14 @@ def own_postgres(tmp_path_factory: pytest.TempPathFactory, loop_thread: LoopThre
 @pytest.fixture
 def settings(tmp_path_factory: pytest.TempPathFactory, database_url: str, redis_url: str) -> Settings:
     """An instance's settings for tests: own database, shared Redis, a free port, cheap passwords, no limits."""
+    return settings_for_tests(tmp_path_factory.mktemp("data"), database_url, redis_url)
+
+
+def settings_for_tests(data_dir: Path, database_url: str, redis_url: str) -> Settings:
+    """On services that are there: a free port, cheap passwords, no limits."""
     return Settings(
         port=0,
-        data_dir=tmp_path_factory.mktemp("data"),
+        data_dir=data_dir,
         database_url=database_url,
         redis_url=redis_url,
         secret_key=SecretStr(_SECRET),

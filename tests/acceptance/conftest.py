@@ -6,25 +6,30 @@
 | `contract` | the OpenAPI document, which every answer that `Api.call` sees is held against |
 | `start` | starts further instances on the same database and Redis; keyword arguments change settings |
 | `ann`, `bob`, `carol` | three people with accounts on `api` |
+| `house` | two instances for all tests of a module: no test may rely on being alone there |
+
+`house` lives on the module's loop, so a module that uses it says
+``pytestmark = pytest.mark.asyncio(loop_scope="module")`` and takes its servers and people from there alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+import pytest_asyncio
 
 from handlers.routes import ROUTES
 from server import openapi
-from server.app import create_app
-from server.protocol import Runner
+from server.embedded import EmbeddedServices
 from server.settings import Settings
-from tests.support.clients import Answer, Api, Person
+from tests.conftest import Databases, settings_for_tests
+from tests.support.clients import Answer, Api, Person, Watcher
 from tests.support.contract import Contract
+from tests.support.house import House, running
 
 Start = Callable[..., Awaitable[Api]]
 
@@ -34,26 +39,22 @@ def contract() -> Contract:
     return Contract(openapi.build(ROUTES))
 
 
-@pytest.fixture
-async def start(settings: Settings, contract: Contract) -> AsyncIterator[Start]:
-    def watch(method: str, url: str, answer: Answer) -> None:
+@pytest.fixture(scope="session")
+def watch(contract: Contract) -> Watcher:
+    def check(method: str, url: str, answer: Answer) -> None:
         contract.answer(method, url, answer.status, answer.headers, answer.text)
 
+    return check
+
+
+@pytest.fixture
+async def start(settings: Settings, watch: Watcher) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
 
         async def start_one(**changes: Any) -> Api:
             changed = settings.model_copy(update=changes)
-            assert changed.database_url is not None
-            assert changed.redis_url is not None
-            app = await create_app(changed, database_url=changed.database_url, redis_url=changed.redis_url)
-            runner = Runner(app, shutdown_timeout=0.2)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            port = runner.addresses[0][1]
-            return Api(http, f"http://127.0.0.1:{port}", watch)
+            return await stack.enter_async_context(running(changed, http, watch))
 
         yield start_one
 
@@ -76,3 +77,22 @@ async def bob(api: Api) -> Person:
 @pytest.fixture
 async def carol(api: Api) -> Person:
     return await api.register()
+
+
+@pytest.fixture(scope="module")
+def module_database_url(databases: Databases, template_database: str) -> Iterator[str]:
+    url = databases.create(template_database)
+    yield url
+    databases.drop(url)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def house(
+    tmp_path_factory: pytest.TempPathFactory,
+    module_database_url: str,
+    services: EmbeddedServices,
+    watch: Watcher,
+) -> AsyncIterator[House]:
+    settings = settings_for_tests(tmp_path_factory.mktemp("data"), module_database_url, services.redis_url)
+    async with House.opened(settings, watch) as opened:
+        yield opened
