@@ -35,7 +35,8 @@ async def test_typing_over_rest_is_shown_on_every_stream(start: Start, ann: Pers
     cursor = (await bob.poll())["cursor"]
     elsewhere = bob.at(await start())
     async with bob.ws() as socket, elsewhere.sse() as stream, ann.ws() as own:
-        for body in ({}, None):
+        bodies: list[dict[str, str] | None] = [{}, None]
+        for body in bodies:
             await ann.call("POST", f"/conversations/{conversation}/typing", json=body, expect=204)
         expected = {"conversation_id": conversation, "user_id": ann.id}
         event = await socket.event()
@@ -135,6 +136,7 @@ async def test_following_has_limits_and_ends(ann: Person, bob: Person) -> None:
         many = {"user_ids": [str(uuid.uuid4()) for _ in range(201)]}
         problem = await anns.failing("presence.subscribe", many)
         assert (problem["status"], problem["errors"][0]["pointer"]) == (422, "/user_ids")
+        ids: list[str] = []
         for _ in range(5):
             ids = [str(uuid.uuid4()) for _ in range(200)]
             statuses = (await anns.command("presence.subscribe", {"user_ids": ids}))["statuses"]
