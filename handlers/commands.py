@@ -29,7 +29,6 @@ from services.message_commit import Known, Result, SendDraft, Stored
 
 logger = structlog.get_logger(__name__)
 
-MAX_ID = 64
 MAX_IN_FLIGHT = 256  # sends of one connection that may wait for their commit at once
 MAX_ABUSE = 10
 ABUSE_SECONDS = 10.0
@@ -79,10 +78,13 @@ class Connection:
 
     async def take(self, frame: bytes | str) -> bool:
         """Carries out one frame. False where the peer has sent too many that are none."""
+        request: str | None = None
         try:
-            request, op, data = _parse(frame)
+            value = _parse(frame)
+            request = _id_of(value)
+            op, data = _command_of(value)
         except Malformed as error:
-            self._reply_error(None, error)
+            self._reply_error(request, error)
             return not self._abused()
         try:
             self._spend()
@@ -196,22 +198,33 @@ class Connection:
         self._tokens -= 1
 
 
-def _parse(frame: bytes | str) -> tuple[str, str, object]:
-    """``(id, op, data)`` of a frame. Raises Malformed."""
+def _parse(frame: bytes | str) -> dict[str, Any]:
+    """The object a frame holds. Raises Malformed."""
     try:
         value: Any = orjson.loads(frame)
     except orjson.JSONDecodeError:
         raise Malformed("a frame is one JSON object in UTF-8") from None
     if not isinstance(value, dict):
         raise Malformed("a frame is one JSON object")
-    request, op = value.get("id"), value.get("op")
-    if not isinstance(request, str) or not 1 <= len(request) <= MAX_ID:
-        raise Malformed(f"id must be a string of 1 to {MAX_ID} characters")
+    return value
+
+
+def _id_of(value: dict[str, Any]) -> str:
+    """The id of a command: any string. Raises Malformed."""
+    request = value.get("id")
+    if not isinstance(request, str):
+        raise Malformed("id must be a string")
+    return request
+
+
+def _command_of(value: dict[str, Any]) -> tuple[str, object]:
+    """``(op, data)`` of a command. Raises Malformed."""
+    op = value.get("op")
     if not isinstance(op, str):
         raise Malformed("op must be a string")
     if unknown := value.keys() - {"id", "op", "data"}:
         raise Malformed(f"unknown field {min(unknown)[:40]!r}")
-    return request, op, value.get("data", {})
+    return op, value.get("data", {})
 
 
 def _validate(model: type[DataT], data: object) -> DataT:

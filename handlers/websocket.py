@@ -165,13 +165,17 @@ class SessionSocket(web.WebSocketResponse[bool]):
         try:
             while True:
                 message = await self.receive()
+                if transport.closing is not None:
+                    break  # what is sent behind the end takes no effect
                 transport.heard()
                 if message.type is WSMsgType.TEXT:
                     if not await connection.take(message.data):
+                        session.flush()  # the replies
                         session.close(PROTOCOL_ABUSE)
                 elif message.type is WSMsgType.PING:
                     await self.pong(message.data)
                 elif message.type is WSMsgType.BINARY:
+                    session.flush()
                     session.close(BINARY)
                 elif message.type is not WSMsgType.PONG:
                     break

@@ -263,11 +263,11 @@ class Session:
                 b'{"type":"token.expiring","expires_in":%d}' % max(0, round(self.expires_at - wall)),
                 "token.expiring",
             )
-        if now < self._due:
-            return
         heard = self.transport.heard_at()
         if heard is not None and now - heard > 2 * self._hub.heartbeat:
             self.close(SILENT)
+            return
+        if now < self._due:
             return
         self._due = now + self._hub.heartbeat
         self.flush()
