@@ -70,7 +70,12 @@ class UnitOfWork:
                 if not result.done():
                     result.set_result(value)
 
-        await self._jobs.spawn(attempt())
+        unit = attempt()
+        try:
+            await self._jobs.spawn(unit)
+        except RuntimeError as error:  # closed
+            unit.close()
+            raise Unavailable("this instance is going away") from error
         return await result
 
     async def _attempts(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
