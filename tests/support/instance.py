@@ -15,7 +15,7 @@ from tests.support.command import MAIN, environment
 
 
 class Instance:
-    """Started on a free port. A context manager: leaving stops it if it still runs."""
+    """Started on a free port unless `PARLEY_PORT` is given. A context manager: leaving stops it if it still runs."""
 
     def __init__(self, data_dir: Path, *, cwd: Path | None = None, **settings: str) -> None:
         self._log = data_dir.parent / f"instance-{time.monotonic_ns()}.log"
@@ -24,7 +24,7 @@ class Instance:
             self.process = subprocess.Popen(
                 [sys.executable, str(MAIN), "serve"],
                 cwd=cwd or data_dir.parent,
-                env=environment(data_dir, PARLEY_PORT="0", **settings),
+                env=environment(data_dir, **{"PARLEY_PORT": "0", **settings}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
