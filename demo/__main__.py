@@ -51,11 +51,11 @@ async def _until_stopped(pace: float, *, plain: bool) -> int:
         except asyncio.CancelledError:
             if not heard:
                 raise
-            console.print("Stopped; everything that was started is ended.")
+            console.print("Stopped, with everything that was started.")
             return 128 + heard[0]
         except (*EXPECTED, ExceptionGroup) as error:
             for problem in _expected(error):
-                print(f"parley demo: {str(problem) or type(problem).__name__}", file=sys.stderr)
+                print(f"parley demo: {str(problem) or 'something took too long'}", file=sys.stderr)
     return 1
 
 
@@ -65,8 +65,12 @@ async def _show(console: Console, pace: float, *, plain: bool) -> int:
         async with Fleet(Path(name), INSTANCES) as fleet, aiohttp.ClientSession() as http:
             stage = Stage(fleet, http, pace)
             view = fitting_view(console, stage, os.environ, plain=plain)
-            async with asyncio.timeout(SHOW_SECONDS):
-                verdict = await _play(stage, view, http)
+            try:
+                async with asyncio.timeout(SHOW_SECONDS):
+                    verdict = await _play(stage, view, http)
+            except asyncio.CancelledError:
+                console.print("Stopping ...")
+                raise
             if isinstance(view, LiveView):
                 report_story(console, stage)
             report_proof(console, stage, verdict)

@@ -11,6 +11,8 @@ from demo.stage import Stage, Tone, span
 
 COUNT_EVERY = 0.14
 """Seconds between an acknowledgement and the next number, about."""
+WORST_MOMENT_LOOKS = 1000
+"""How often, a millisecond apart, to look for a moment at which somebody is sending."""
 
 
 async def count(stage: Stage) -> None:
@@ -48,11 +50,17 @@ async def _count(person: Person, done: asyncio.Event) -> None:
 
 
 async def _kill_instance(stage: Stage) -> None:
+    """At a moment when somebody there has sent and was not answered."""
     victim = stage.viewer.seat.instance
-    there = [person for person in stage.people.values() if person.seat.instance is victim]
-    stage.act = f"kill -9 {victim.name}, in the middle of it"
-    stage.tell(f"kill -9 {victim.name}, process {victim.pid}, with {len(there)} people on it", Tone.FAULT)
-    stage.killed_at = time.monotonic()
+    there = {person.name for person in stage.people.values() if person.seat.instance is victim}
+    for _ in range(WORST_MOMENT_LOOKS):
+        if there.intersection(stage.ledger.sending):
+            break
+        await asyncio.sleep(0.001)
+    waiting = len(there.intersection(stage.ledger.sending))
+    stage.act = f"kill -9 {victim.name}"
+    stage.tell(f"kill -9 {victim.name}: {len(there)} people, {waiting} mid-send", Tone.FAULT)
+    stage.victim, stage.killed_at = victim, time.monotonic()
     await stage.fleet.kill(victim)
 
 
@@ -64,10 +72,11 @@ async def _flush_redis(stage: Stage) -> None:
 
 async def _bring_back(stage: Stage) -> None:
     """Starts what was killed again; whoever was on it goes back, on the transport they have not had yet."""
-    gone = next(instance for instance in stage.fleet.instances if not instance.is_running)
+    gone = stage.victim
+    assert gone is not None
     stage.act = f"{gone.name} comes back"
     seconds = await stage.fleet.start(gone)
-    stage.tell(f"{gone.name} is back after {span(seconds)}, process {gone.pid}", Tone.GOOD)
+    stage.tell(f"{gone.name} is back after {span(seconds)}", Tone.GOOD)
     await stage.pause(0.8)
     for person in stage.people.values():
         if person.moves:
@@ -82,4 +91,4 @@ async def _kill_redis(stage: Stage) -> None:
     back = await stage.redis.until_back()
     delays = stage.ledger.delays(killed, back)
     stage.tell(f"Redis is back after {span(back - killed)}, empty", Tone.GOOD)
-    stage.tell(f"without it: {delays.count} copies arrived, half within {span(delays.median)}", Tone.GOOD)
+    stage.tell(f"Redis away: {delays.count} copies, half in {span(delays.median)}", Tone.GOOD)

@@ -81,8 +81,7 @@ class Fleet:
     ) -> None:
         await asyncio.gather(*(_stop(instance) for instance in self.instances))
         # The last instance stops them itself; where it had to be killed, nobody did.
-        await asyncio.to_thread(EmbeddedRedis(self.data_dir).stop)
-        await asyncio.to_thread(EmbeddedPostgres(self.data_dir).stop)
+        await asyncio.to_thread(self._stop_services)
 
     def after(self, instance: Instance) -> Instance:
         """The one to try when this one does not answer: what a client with a list of addresses does."""
@@ -130,6 +129,10 @@ class Fleet:
         while True:
             await asyncio.gather(*(_look(http, instance) for instance in self.instances))
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _stop_services(self) -> None:
+        EmbeddedRedis(self.data_dir).stop()
+        EmbeddedPostgres(self.data_dir).stop()
 
     def last_words(self, instance: Instance) -> str:
         """The end of what it logged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 
@@ -44,15 +44,18 @@ class Ledger:
         self.head = 0
         """The highest `seq` that anyone was told of."""
         self.delivered = 0
+        self._open: dict[str, str] = {}
         self._arrivals: deque[tuple[float, float]] = deque()
 
     def begin(self, client_id: str, sender: str, place: str) -> None:
         self.entries[client_id] = Entry(client_id, sender, place, self._clock())
+        self._open[client_id] = sender
 
     def acknowledge(self, client_id: str, seq: int, *, replayed: bool) -> None:
         entry = self.entries[client_id]
         entry.seq, entry.replayed = seq, replayed
         self.acknowledged += 1
+        del self._open[client_id]
         self.head = max(self.head, seq)
 
     def deliver(self, client_id: str, seq: int) -> None:
@@ -63,6 +66,11 @@ class Ledger:
         entry = self.entries.get(client_id)
         if entry is not None:
             self._arrivals.append((now, now - entry.began))
+
+    @property
+    def sending(self) -> Collection[str]:
+        """Who waits for an acknowledgement right now."""
+        return self._open.values()
 
     @property
     def replayed(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from demo.frames import Frame
 from demo.instances import Instance
 from demo.people import Move, Person
 from demo.script import TITLE
@@ -32,32 +31,34 @@ async def gather_people(stage: Stage, tasks: asyncio.TaskGroup) -> list[asyncio.
     Returns once all are connected: the tasks that read for them, in `tasks`, which run until cancelled.
     """
     people = list(stage.people.values())
+    stage.act = f"{len(people)} people sign up"
     async with asyncio.TaskGroup() as signing_up:
-        for person in people:
-            signing_up.create_task(person.register())
+        registering = [
+            signing_up.create_task(stage.api.register(person.seat.instance.url, person.name))
+            for person in people
+        ]
+    accounts = [made.result() for made in registering]
+    stage.names.update({account.id: account.username for account in accounts})
     owner, *others = people
-    url, account = owner.seat.instance.url, owner.account
-    stage.names.update({person.account.id: person.name for person in people})
+    url, account = owner.seat.instance.url, accounts[0]
     stage.conversation = await stage.api.make_group(url, account, TITLE, [each.name for each in others])
     stage.start = await stage.api.place(url, account)
-    stage.viewer.on_frame = lambda _, frame: _look(stage, frame)
-    for person in people:
-        person.enter(stage.conversation, stage.start)
+    stage.viewer.on_frame = lambda _, frame: stage.transcript.apply(frame)
+    for person, account in zip(people, accounts, strict=True):
+        person.enter(stage.conversation, stage.start, account)
         person.on_moved = lambda who, move: _tell_of_move(stage, who, move)
     running = [tasks.create_task(person.run()) for person in people]
     async with asyncio.timeout(ENTER_SECONDS):
         while not all(person.is_connected for person in people):  # noqa: ASYNC110  (a look at six flags)
             await asyncio.sleep(0.02)
-    stage.tell(f"{len(people)} people are here, on three transports", Tone.GOOD)
+    stage.tell(f"{len(people)} people here, on three transports", Tone.GOOD)
     return running
 
 
-def _look(stage: Stage, frame: Frame) -> None:
-    stage.transcript.apply(frame)
-
-
 def _tell_of_move(stage: Stage, who: Person, move: Move) -> None:
-    since = move.left if move.wanted else stage.killed_at or move.left
-    caught = f"{move.behind} caught up" if move.behind else "nothing missed"
-    text = f"{who.name}: {move.source} → {move.target}, {caught}, {span(move.caught_up - since)}"
-    stage.tell(text, Tone.PLAIN if move.wanted else Tone.GOOD)
+    surprise = stage.is_surprise(move)
+    if surprise:
+        stage.tell(f"{who.name} was cut off from {move.source}: {move.why}", Tone.FAULT)
+    seconds = span(move.caught_up - (move.left if move.wanted or surprise else stage.killed_at))
+    caught = f"{move.behind} caught up in {seconds}" if move.behind else f"nothing missed, {seconds}"
+    stage.tell(f"{who.name} → {move.target}: {caught}", Tone.PLAIN if move.wanted else Tone.GOOD)

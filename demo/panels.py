@@ -26,6 +26,12 @@ STATES = {
     State.KILLED: "bold red",
 }
 CHIP = 9  # columns for one counted number
+INTRODUCTION = """\
+Two instances of Parley start on one data directory, with PostgreSQL and Redis beside them.
+
+Six people talk, on WebSocket, SSE and long poll. Then everybody counts, while things are killed.
+
+At the end: who missed what? Ctrl-C stops it all."""
 SPAN_SECONDS = 0.5
 RECENT_SECONDS = 2.0
 
@@ -42,9 +48,11 @@ def header(stage: Stage) -> RenderableType:
 def conversation(stage: Stage) -> RenderableType:
     """As the viewer has it: from what that one client was sent."""
     viewer = stage.viewer
+    if not stage.conversation:
+        return Panel(Text(INTRODUCTION), border_style="blue")
     where = str(viewer.seat) if viewer.is_connected else "cut off"
     title = f"what {viewer.name} sees · {where}"
-    style = "blue" if viewer.is_connected or not stage.conversation else "bold red"
+    style = "blue" if viewer.is_connected else "bold red"
     spoken = [line for line in stage.transcript.tail(400) if not is_counted(stage, line)]
     parts: list[RenderableType] = [_dialogue(stage, spoken[-30:])]
     if stage.transcript.typing and not stage.counting_from:
@@ -179,14 +187,14 @@ def counters(stage: Stage) -> RenderableType:
     ledger = stage.ledger
     recent = ledger.delays(time.monotonic() - RECENT_SECONDS)
     table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(ratio=1, no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1, justify="right", no_wrap=True)
     table.add_row("acknowledged", f"{ledger.acknowledged:,}")
     table.add_row("received", f"{ledger.delivered:,}")
+    table.add_row("received/s", f"{sum(ledger.rates(SPAN_SECONDS, 2)) / 2:.0f}")
     table.add_row("sent again", f"{ledger.retries}")
-    delay = f"{span(recent.median)}, worst {span(recent.worst)}" if recent.count else "-"
+    delay = f"{span(recent.median)}, max {span(recent.worst)}" if recent.count else "-"
     table.add_row("delay", delay)
-    table.add_row("received a second", f"{sum(ledger.rates(SPAN_SECONDS, 2)) / 2:.0f}")
     bars = Bars(lambda count: ledger.rates(SPAN_SECONDS, count), 3, "cyan")
     return Panel(Group(table, bars), title="counters", title_align="left", border_style="blue")
 

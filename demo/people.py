@@ -22,6 +22,8 @@ from demo.transports import Socket, Transport, wire
 
 PATIENCE_SECONDS = 60.0
 """How long one thing is tried before the show gives up."""
+ANSWER_SECONDS = 5.0
+"""How long an answer may take before the same is asked again."""
 BACKOFF_SECONDS = 1.0
 
 
@@ -40,12 +42,14 @@ class Seat:
 class Move:
     """A change of seats, with monotonic times; 0.0 for what has not happened yet.
 
-    Caught up is when all is there that had been acknowledged to anyone before the new connection was open.
+    `why` is what ended the connection where that was not `wanted`. Caught up is when all is there that had been
+    acknowledged to anyone before the new connection was open.
     """
 
     source: Seat
     target: Seat
     wanted: bool
+    why: str
     left: float
     opened: float = 0.0
     goal: int = 0
@@ -71,8 +75,8 @@ class Person:
         self.on_moved: Callable[[Person, Move], None] | None = None
         self._http = http
         self._api = Api(http)
-        self._fleet = fleet
-        self._ledger = ledger
+        self.fleet = fleet
+        self.ledger = ledger
         self._account: Account | None = None
         self._conversation = ""
         self._cursor = ""
@@ -80,19 +84,17 @@ class Person:
         self._reading: asyncio.Task[None] | None = None
         self._wanted: Seat | None = None
         self._read_seq = 0
+        self._why = ""
 
     @property
     def account(self) -> Account:
+        """Only after `enter`."""
         assert self._account is not None
         return self._account
 
-    async def register(self) -> None:
-        """Makes an account, at the seat's instance."""
-        self._account = await self._api.register(self.seat.instance.url, self.name)
-
-    def enter(self, conversation: str, cursor: str) -> None:
-        """What to talk in, and where to read from."""
-        self._conversation, self._cursor = conversation, cursor
+    def enter(self, conversation: str, cursor: str, account: Account) -> None:
+        """What to talk in, where to read from, and as whom."""
+        self._conversation, self._cursor, self._account = conversation, cursor, account
 
     async def run(self) -> None:
         """Reads, from one seat after another, until cancelled."""
@@ -123,20 +125,20 @@ class Person:
                     if not self.is_connected:
                         self._opened(made if isinstance(made, Socket) else None)
                     self._take(frame)
-        except CUTS:
-            pass
+        except CUTS as cut:
+            self._why = str(cut) or type(cut).__name__
 
     def _opened(self, socket: Socket | None) -> None:
         self.is_connected, self._socket = True, socket
         if self.moves and not self.moves[-1].opened:
             move = self.moves[-1]
-            move.target, move.opened, move.goal = self.seat, time.monotonic(), self._ledger.head
+            move.target, move.opened, move.goal = self.seat, time.monotonic(), self.ledger.head
             move.behind = move.goal - self.inbox.last_seq
             self._check_caught_up()
 
     def _take(self, frame: Frame) -> None:
         if self.inbox.take(frame):
-            self._ledger.deliver(frame.data["client_id"], frame.data["seq"])
+            self.ledger.deliver(frame.data["client_id"], frame.data["seq"])
             self._check_caught_up()
         self._cursor = frame.cursor or self._cursor
         if self.on_frame is not None:
@@ -153,19 +155,19 @@ class Person:
         """To where it was told, else to the other instance and the next transport."""
         old, wanted = self.seat, self._wanted
         self._wanted = None
-        self.seat = wanted or Seat(old.transport.next, self._fleet.after(old.instance))
+        self.seat = wanted or Seat(old.transport.next, self.fleet.after(old.instance))
         if self.moves and not self.moves[-1].opened:
             self.moves[-1].target = self.seat  # it did not answer
         else:
-            self.moves.append(Move(old, self.seat, wanted is not None, time.monotonic()))
+            self.moves.append(Move(old, self.seat, wanted is not None, self._why, time.monotonic()))
 
     async def say(self, body: str) -> int:
         """Sends until it is acknowledged, always with the same id; its `seq`."""
         client_id = str(uuid.uuid4())
-        self._ledger.begin(client_id, self.name, str(self.seat))
+        self.ledger.begin(client_id, self.name, str(self.seat))
         answer = await self.do("message.send", body=body, client_id=client_id)
         seq: int = answer.body["seq"]
-        self._ledger.acknowledge(client_id, seq, replayed=answer.replayed)
+        self.ledger.acknowledge(client_id, seq, replayed=answer.replayed)
         return seq
 
     async def do(self, op: str, seq: int = 0, body: str = "", client_id: str = "", emoji: str = "") -> Answer:
@@ -176,14 +178,16 @@ class Person:
                 try:
                     return await self._try(command)
                 except CUTS:
-                    self._ledger.retries += 1
+                    self.ledger.retries += 1
                     await asyncio.sleep(random.uniform(0.02, 0.1))
 
     async def _try(self, command: Command) -> Answer:
         if self._socket is not None:
             return Answer(await self._socket.command(command), replayed=False)
         method, path, body = command.request()
-        return await self._api.call(self.seat.instance.url, method, path, self.account.token, body)
+        return await self._api.call(
+            self.seat.instance.url, method, path, self.account.token, body, ANSWER_SECONDS
+        )
 
     async def keep_reading(self, pause: Callable[[], float]) -> None:
         """Marks what arrived as read, at its own pace. Runs until cancelled."""

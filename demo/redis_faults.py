@@ -27,7 +27,7 @@ class RedisFaults:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self._embedded = EmbeddedRedis(data_dir)
+        self._data_dir = data_dir
         self._killed = 0
         self.is_up = False
         self.pid = 0
@@ -79,5 +79,7 @@ class RedisFaults:
 
     def _client(self) -> Redis:
         return Redis.from_url(
-            self._embedded.url(), socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
+            EmbeddedRedis(self._data_dir).url(),
+            socket_timeout=ANSWER_SECONDS,
+            socket_connect_timeout=ANSWER_SECONDS,
         )

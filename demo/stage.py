@@ -10,9 +10,9 @@ from enum import Enum, auto
 import aiohttp
 
 from demo.api import Api
-from demo.instances import Fleet
+from demo.instances import Fleet, Instance
 from demo.ledger import Ledger
-from demo.people import Person, Seat
+from demo.people import Move, Person, Seat
 from demo.redis_faults import RedisFaults
 from demo.script import CAST, VIEWER
 from demo.transcript import Transcript
@@ -39,7 +39,8 @@ class Stage:
     """Written by the acts, read by a view.
 
     `pace` stretches every pause of the script; what is measured is not stretched. `counting_from` is the first
-    `seq` that is a number being counted, `killed_at` when an instance was killed (monotonic), both 0 before that.
+    `seq` that is a number being counted, `victim` the instance that is killed, `killed_at` when that was (monotonic):
+    0 or None before that.
     """
 
     def __init__(self, fleet: Fleet, http: aiohttp.ClientSession, pace: float = 1.0) -> None:
@@ -59,6 +60,7 @@ class Stage:
         self.start = ""
         self.act = ""
         self.counting_from = 0
+        self.victim: Instance | None = None
         self.killed_at = 0.0
         self.story: list[Beat] = []
         self.began = time.monotonic()
@@ -71,6 +73,10 @@ class Stage:
     def tell(self, text: str, tone: Tone = Tone.PLAIN) -> None:
         """Adds to the story."""
         self.story.append(Beat(self.elapsed, text, tone))
+
+    def is_surprise(self, move: Move) -> bool:
+        """Whether nothing in the script made for it."""
+        return not move.wanted and (move.source.instance is not self.victim or move.left < self.killed_at)
 
     async def pause(self, seconds: float) -> None:
         """So many seconds of the script."""
