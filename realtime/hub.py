@@ -75,6 +75,9 @@ class Hub:
     """All sessions of one instance."""
 
     CROWD = 16  # readers of a topic from which on they are written to at once
+    STRIDE = (
+        64  # sessions written to before it is looked again whether the process has not been stopped meanwhile
+    )
     ENDED = 20_000  # sign-ins whose end is remembered, for sessions that were being opened when they ended
 
     def __init__(
@@ -200,6 +203,7 @@ class Hub:
             if event.control:
                 self._deliver(groups)
                 groups = {}
+                self.position = event.position - 1  # a crowd has been written to already
                 self._deliver_control(event)
                 self.position = event.position
             else:
@@ -234,10 +238,16 @@ class Hub:
     def _push(self, views: Collection[UserView], chunk: Chunk) -> None:
         """Writes to a crowd at once: with nothing else in the batch, there is nothing to write it together with."""
         failed: list[Follower] = []
-        for view in views:
+        fresh = True
+        for n, view in enumerate(views):
+            if not n % self.STRIDE:
+                fresh = self.fresh
             for follower in view.sessions:
                 try:
-                    follower.push(chunk)
+                    if fresh:
+                        follower.push(chunk)
+                    else:
+                        follower.offer(chunk)
                 except Exception:
                     failed.append(follower)
         for follower in failed:
@@ -279,6 +289,12 @@ class Hub:
     def _skip_to(self, position: int) -> None:
         """Sends every session to the stored log, from which its view is loaded anew when it comes back."""
         logger.warning("hub.skipped", had=self.position, to=position)
+        ring = self._reader.ring
+        for event in ring.controls(self.position, position):
+            # What is still in memory is given to who comes back: it must say what it would had it been dispatched.
+            ring.redact(event.control.redacts)
+            if event.control.revokes:
+                self._end_sign_ins(event, late=True)
         self._end_all()
         self._move_to(position)
 
@@ -319,8 +335,10 @@ class Hub:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        fresh, dirty = self.fresh, self._dirty
-        for _ in range(min(self._limits.flush, len(dirty))):
+        fresh, dirty = False, self._dirty
+        for n in range(min(self._limits.flush, len(dirty))):
+            if not n % self.STRIDE:
+                fresh = self.fresh
             session = dirty.popleft()
             try:
                 session.flush(fresh)

@@ -24,6 +24,7 @@ from realtime.hub import Hub, HubLimits
 from realtime.log import Head, LogReader, LogTiming
 from realtime.ring import Ring
 from realtime.session import Session
+from tests.support.simulated import Misuse
 from tests.support.wire import Frame, read_frames
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -231,8 +232,10 @@ class FakeTransport:
         """Sees each write as it happens."""
 
     def write(self, data: bytes) -> int:
-        assert self.closing is None, "nothing is written after the close"
-        assert data, "an empty write is a wasted call"
+        if self.closing is not None:
+            raise Misuse("written after the close")
+        if not data:
+            raise Misuse("an empty write is a wasted call")
         self.writes += 1
         self.written(data)
         (self._waiting if self.stalled else self._taken).extend(data)
@@ -242,7 +245,8 @@ class FakeTransport:
         return len(self._waiting)
 
     def close(self, closing: Closing) -> None:
-        assert self.closing is None, "closed once"
+        if self.closing is not None:
+            raise Misuse("closed twice")
         self.closing = closing
 
     def heard_at(self) -> float | None:

@@ -15,6 +15,10 @@ class NothingLeft(Exception):
     """Everything waits, and no timer will ever end it: in real life this would hang."""
 
 
+class Misuse(BaseException):
+    """A test's own finding, made inside of the code under test, which catches what is an Exception."""
+
+
 class _Clockwork:
     """Stands in for the selector: where the loop would sleep, time passes."""
 
@@ -36,6 +40,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._selector = _Clockwork(self)
+        self._raised: list[BaseException] = []
+        self.set_exception_handler(self._keep)
 
     def time(self) -> float:
         return self.now
@@ -45,13 +51,21 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.now += seconds
 
     def run(self, work: Coroutine[Any, Any, T], within: float = 3600.0) -> T:
-        """Runs ``work``; raises TimeoutError where it takes longer, in simulated seconds."""
+        """Runs ``work``; raises TimeoutError after so many simulated seconds, and what a callback raised."""
 
         async def limited() -> T:
             async with asyncio.timeout(within):
                 return await work
 
-        return self.run_until_complete(limited())
+        result = self.run_until_complete(limited())
+        if self._raised:
+            raise self._raised[0]
+        return result
+
+    def _keep(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            self._raised.append(error)
 
     def _process_events(self, event_list: list[Any]) -> None:
         pass

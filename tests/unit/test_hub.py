@@ -853,3 +853,98 @@ def test_a_view_is_what_the_log_says(request: pytest.FixtureRequest) -> None:
         if any(w.topic == e.topic and w.opens <= e.position <= (w.closes or log.head) for w in view.windows)
     ]
     assert inside == positions(log.visible(ann)) == [1, 2, 3, 5]
+
+
+@simulated
+async def test_a_crowd_that_was_written_to_at_once_is_not_given_the_same_again() -> None:
+    """A batch begins with events that a crowd is written at once, and goes on with more than a queue holds."""
+    async with instance(limits=HubLimits(queue_bytes=3000)) as it:
+        it.hub.CROWD = 2
+        topic, people = conversation(), [user() for _ in range(3)]
+        it.log.join(topic, *people)
+        transports = [(await it.connect(person))[1] for person in people]
+        for transport in transports:
+            transport.frames()
+        hides = Control(hides=(people[1],))
+        it.log.append_all(
+            [
+                (topic, "message.created", "", Control()),
+                *[(inbox(person), "something.new", "", hides) for person in people],
+                *[(topic, "message.created", "x" * 1500, Control()) for _ in range(3)],
+            ]
+        )
+        await passes(1)
+        for transport, person in zip(transports, people, strict=True):
+            assert transport.events() == positions(it.log.visible(person))[1:]
+
+
+@simulated
+async def test_a_place_counts_what_was_written_in_the_middle_of_a_batch() -> None:
+    async with instance() as it:
+        it.hub.CROWD = 1
+        ann, topic = user(), conversation()
+        it.log.join(topic, ann)
+        session, transport = await it.connect(ann)
+        transport.frames()
+        seen: list[tuple[int, int]] = []
+        transport.written = lambda data: seen.append((session.position, it.hub.position))
+        it.log.append_all(
+            [
+                draft(topic),
+                draft(topic),
+                draft(topic, Control(leaves=(ann,))),
+                draft(topic),
+                draft(inbox(ann)),
+            ]
+        )
+        await turns()
+        assert transport.events() == [2, 3, 4, 6]
+        assert session.position == 6
+
+
+@simulated
+async def test_what_is_withdrawn_in_a_part_of_the_log_that_is_skipped_is_withdrawn_in_memory() -> None:
+    async with instance(limits=HubLimits(dispatch=5), ring_events=40, hinted=False, timing=NO_POLLS) as it:
+        ann, sign_in = user(), SessionId(new_id())
+        it.log.append(inbox(ann), text="first")
+        it.reader.offer(it.log.events)
+        _, live = await it.connect(ann, sign_in=sign_in)
+        for n in range(39):
+            it.log.append(inbox(ann), text=f"text {n}")
+        batch = list(it.log.events[1:])
+        secret = it.log.append(inbox(ann), text="the secret")
+        batch += [
+            secret,
+            it.log.append(inbox(ann), "message.deleted", control=Control(redacts=(secret.position,))),
+        ]
+        batch.append(it.log.revoke(ann, sign_in))
+        it.reader.offer(batch)
+        assert it.hub.position == it.log.head, "everyone was sent to the log"
+        assert closed_with(live) == 4401
+        assert it.hub.has_ended(sign_in)
+        _, transport = await it.connect(ann, encode_cursor(it.log.epoch, it.log.head - 4))
+        assert b"the secret" not in bytes(transport._taken)
+        assert transport.events() == [it.log.head - n for n in (3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("crowd", [1, 1000])
+def test_a_process_that_is_stopped_in_the_middle_of_writing_writes_hardly_on(crowd: int) -> None:
+    """To a crowd at once, or by flushing: what was fresh when the first was written to is not when the last is."""
+
+    async def story() -> None:
+        async with instance() as it:
+            it.hub.CROWD = crowd
+            topic, people = conversation(), [user() for _ in range(300)]
+            it.log.join(topic, *people)
+            transports = [(await it.connect(person))[1] for person in people]
+            for transport in transports:
+                transport.frames()
+            transports[9].written = lambda data: freeze(5)
+            it.log.append(topic)
+            await turns(2)
+            transports[9].written = lambda data: None
+            assert sum(t.writes > 1 for t in transports) <= it.hub.STRIDE
+            await passes(1)
+            assert [t.events() for t in transports] == [[2]] * 300
+
+    simulated(story)()
