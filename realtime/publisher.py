@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
+
 from domain.log import StoredEvent
 from realtime.bus import Bus
 from realtime.codec import decode_hint, encode_hint
 from realtime.log import LogReader
+
+logger = structlog.get_logger(__name__)
 
 CHANNEL = "log:0"
 
@@ -21,9 +25,13 @@ class LogPublisher:
         bus.listen(CHANNEL, self._hinted)
 
     def committed(self, events: Sequence[StoredEvent]) -> None:
-        """Takes the events of one commit, dense and in order."""
-        self._bus.publish(CHANNEL, encode_hint(events))
-        self._reader.offer(events)
+        """Takes the events of one commit, dense and in order. Never raises: the commit stands, whoever hears of it."""
+        try:
+            self._bus.publish(CHANNEL, encode_hint(events))
+            self._reader.offer(events)
+        except Exception:
+            logger.exception("log.untold", events=len(events))
+            self._reader.poke()
 
     def _hinted(self, payload: bytes) -> None:
         try:
