@@ -41,7 +41,10 @@ def header(stage: Stage) -> RenderableType:
     row.add_column(ratio=1, no_wrap=True)
     row.add_column(justify="right")
     minutes, seconds = divmod(int(stage.elapsed), 60)
-    row.add_row(Text.assemble(("Parley ", "bold"), "· ", (stage.act, "bold")), f"{minutes:02}:{seconds:02}")
+    faults = (beat for beat in stage.story if beat.tone is Tone.FAULT)
+    is_fresh = any(stage.elapsed - beat.at < 2 * RECENT_SECONDS for beat in faults)
+    act = (stage.act, "bold red" if is_fresh else "bold")
+    row.add_row(Text.assemble(("Parley ", "bold"), "· ", act), f"{minutes:02}:{seconds:02}")
     return row
 
 
@@ -52,7 +55,7 @@ def conversation(stage: Stage) -> RenderableType:
         return Panel(Text(INTRODUCTION), border_style="blue")
     where = str(viewer.seat) if viewer.is_connected else "cut off"
     title = f"what {viewer.name} sees · {where}"
-    style = "blue" if viewer.is_connected else "bold red"
+    style = ("yellow" if _just_moved(viewer) else "blue") if viewer.is_connected else "bold red"
     spoken = [line for line in stage.transcript.tail(400) if not is_counted(stage, line)]
     parts: list[RenderableType] = [_dialogue(stage, spoken[-30:])]
     if stage.transcript.typing and not stage.counting_from:
@@ -175,11 +178,18 @@ def people(stage: Stage) -> RenderableType:
 
 def _seat(person: Person) -> tuple[Text, Text]:
     """Lit up for a moment after a move."""
-    moved = bool(person.moves) and time.monotonic() - person.moves[-1].left < RECENT_SECONDS
-    style = "bold black on yellow" if moved else ""
+    style = "bold black on yellow" if _just_moved(person) else ""
     if not person.is_connected:
         style = "bold white on red" if person.moves else "dim"
-    return Text(str(person.seat.transport), style), Text(person.seat.instance.name, style)
+    # Styled as a part of the text: a text's own style would fill the whole column.
+    return (
+        Text.assemble((str(person.seat.transport), style)),
+        Text.assemble((person.seat.instance.name, style)),
+    )
+
+
+def _just_moved(person: Person) -> bool:
+    return bool(person.moves) and time.monotonic() - person.moves[-1].left < RECENT_SECONDS
 
 
 def counters(stage: Stage) -> RenderableType:

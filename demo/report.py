@@ -30,7 +30,7 @@ def report_story(console: Console, stage: Stage) -> None:
 def report_proof(console: Console, stage: Stage, verdict: Verdict) -> None:
     """The table, the figures about all, and the summary in one line."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("receiver")
+    table.add_column("who")
     table.add_column("now at")
     for title in ("sent", "acked", *COLUMNS):
         table.add_column(title, justify="right")
