@@ -48,6 +48,8 @@ async def get_poll(call: Call[NoBody, PollQuery]) -> Reply:
     finally:
         realtime.hub.detach(poll)
         realtime.metrics.connection_closed("poll", "answered")
+    if poll.expired:
+        raise Unauthenticated("the credential has expired", code="token_expired")
     if poll.ended:
         raise Unauthenticated("the session has ended", code="session_revoked")
     return _answer(encode_cursor(poll.epoch, reached), events, more=more)

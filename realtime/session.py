@@ -432,7 +432,18 @@ class Session:
 class Poll:
     """One long poll: a session for the time of a request. It answers from the log, never from what was offered."""
 
-    __slots__ = ("_groups", "_hub", "_wake", "draining", "ended", "epoch", "expires_at", "sign_in", "view")
+    __slots__ = (
+        "_groups",
+        "_hub",
+        "_wake",
+        "draining",
+        "ended",
+        "epoch",
+        "expired",
+        "expires_at",
+        "sign_in",
+        "view",
+    )
 
     def __init__(
         self,
@@ -452,7 +463,9 @@ class Poll:
         self.epoch = hub.epoch
         """That of the log the poll reads, for its cursors."""
         self.ended = False
-        """The sign-in ended while the poll waited."""
+        """The sign-in, or the credential, ended while the poll waited."""
+        self.expired = False
+        """It was the credential's time."""
         self.draining = False
 
     def push(self, chunk: Chunk) -> None:
@@ -478,7 +491,8 @@ class Poll:
         self._stir()
 
     def beat(self, now: float, wall: float) -> None:
-        if wall >= self.expires_at:
+        if wall >= self.expires_at and not self.ended:
+            self.expired = True
             self._end()
 
     def _stir(self) -> None:
