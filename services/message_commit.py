@@ -120,6 +120,14 @@ def refusal(sent: Sent) -> ParleyError:
     return NotFound()
 
 
+def _answer(item: _Item, result: Result) -> None:
+    """One sender's trouble with an answer is not the next one's."""
+    try:
+        item.answer(result)
+    except Exception as error:
+        logger.error("message.unanswerable", error=type(error).__name__)
+
+
 class MessageCommitter:
     """Stores messages in batches, one at a time. :meth:`run` is a task as long as the server takes messages."""
 
@@ -201,15 +209,15 @@ class MessageCommitter:
         except ParleyError as error:
             self._metrics.flush_failed()
             for item in items:
-                item.answer(error)
+                _answer(item, error)
         except Exception as error:
             if len(items) > 1:
                 middle = len(items) // 2
                 await self._flush(items[:middle])
                 await self._flush(items[middle:])
                 return
-            logger.exception("message.unstorable", error=type(error).__name__)
-            items[0].answer(ParleyError())
+            _answer(items[0], ParleyError())
+            logger.error("message.unstorable", error=type(error).__name__)
 
     async def _store(self, items: Sequence[_Item]) -> None:
         started = asyncio.get_running_loop().time()
@@ -231,7 +239,7 @@ class MessageCommitter:
         if events:
             self._publisher.committed(events)
         for item, answer in zip(items, answers, strict=True):
-            item.answer(answer)
+            _answer(item, answer)
         self._metrics.flushed(len(items), asyncio.get_running_loop().time() - started)
 
     async def _send_batch(self, at: datetime, messages: Sequence[NewMessage]) -> list[Sent]:
