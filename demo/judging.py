@@ -27,13 +27,13 @@ class Verdict:
 
 
 async def judge(stage: Stage) -> Verdict:
-    """Waits for quiet, reads history and log again, and compares. What is late has 30 s, what is wrong stays wrong."""
+    """Waits for quiet, reads history and log again, and compares; what is missing then has 30 s to come."""
     stage.act = "does everybody have everything?"
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         await _quiet(stage, deadline)
         proof = await _compare(stage)
-        if proof.holds or time.monotonic() > deadline:
+        if not proof.is_waiting or time.monotonic() > deadline:
             break
     times = {person.name: _caught_up(person, stage.killed_at) for person in stage.people.values()}
     return Verdict(proof, {name: seconds for name, seconds in times.items() if seconds is not None})

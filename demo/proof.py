@@ -72,6 +72,11 @@ class Proof:
     def holds(self) -> bool:
         return not self.complaints
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is missing, which may only be late. Everything else stays as wrong as it is."""
+        return any(row.messages.missing or row.events.missing for row in self.rows)
+
 
 def prove(sent: Sequence[Sent], histories: Mapping[str, Sequence[Copy]], given: Mapping[str, Given]) -> Proof:
     """Compares everything with everything.

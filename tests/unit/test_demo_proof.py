@@ -39,6 +39,7 @@ def test_what_is_exact_holds() -> None:
 def test_a_message_that_did_not_come_is_missing() -> None:
     proof = judged(ada=replace(WHOLE, copies=STORED[:3] + STORED[4:]))
     assert not proof.holds
+    assert proof.is_waiting
     assert proof.rows[0].messages.missing == 1
     assert not proof.rows[1].messages.any
 
@@ -46,6 +47,7 @@ def test_a_message_that_did_not_come_is_missing() -> None:
 def test_a_message_that_came_twice_is_doubled() -> None:
     proof = judged(ada=replace(WHOLE, copies=(*STORED, STORED[2])))
     assert not proof.holds
+    assert not proof.is_waiting
     assert (proof.rows[0].messages.doubled, proof.rows[0].messages.missing) == (1, 0)
 
 
