@@ -292,7 +292,8 @@ class Stream:
 
     async def receive(self, seconds: float = SECONDS) -> Block:
         """The next event. Raises :class:`Closed` where the stream has ended."""
-        event, data, place = "message", [], None
+        event, place = "message", None
+        data: list[str] = []
         async with asyncio.timeout(seconds):
             while True:
                 raw = await self.response.content.readline()
