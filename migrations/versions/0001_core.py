@@ -242,7 +242,7 @@ CREATE TABLE log_heads (
     epoch bigint NOT NULL,
     floor bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
-COMMENT ON TABLE log_heads IS 'One row a log. Its lock orders the writers, so it is the last lock every transaction takes.';
+COMMENT ON TABLE log_heads IS 'One row a log. Its lock orders the writers: the last lock of every transaction.';
 COMMENT ON COLUMN log_heads.floor IS 'Positions up to and including this one are past retention.';
 INSERT INTO log_heads (log, position, epoch) VALUES (0, 0, (random() * 9007199254740991)::bigint);
 
@@ -365,9 +365,24 @@ END $$;
 """
 
 TABLES = (
-    "events log_marks log_heads reactions message_edits messages membership_windows conversation_members conversations "
-    "idempotency_keys blocks realtime_tickets refresh_tokens auth_sessions users tenants deployment"
-).split()
+    "events",
+    "log_marks",
+    "log_heads",
+    "reactions",
+    "message_edits",
+    "messages",
+    "membership_windows",
+    "conversation_members",
+    "conversations",
+    "idempotency_keys",
+    "blocks",
+    "realtime_tickets",
+    "refresh_tokens",
+    "auth_sessions",
+    "users",
+    "tenants",
+    "deployment",
+)
 
 
 def upgrade() -> None:
