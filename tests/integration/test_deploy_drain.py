@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import select
 import socket
+import sys
 from collections.abc import Callable
+from typing import Self
 
 import pytest
 import uvloop
@@ -62,3 +66,41 @@ def test_requests_queued_at_the_socket_are_answered_and_later_ones_refused(
         answers = loop.run(serve_then_stop())
     assert [answer.partition(b" ")[2][:3] for answer in answers] == [b"200"] * CLIENTS
     assert all(answer.endswith(b"\r\n\r\nhi") for answer in answers)
+
+
+class _KnockedAtTheLastMoment(socket.socket):
+    """Somebody connects when its queue has just been found empty: between the last look and the closing."""
+
+    late: socket.socket
+
+    def dup(self) -> Self:
+        copy = super().dup()
+        copy.late = self.late
+        return copy
+
+    def accept(self) -> tuple[socket.socket, object]:
+        try:
+            return super().accept()
+        except BlockingIOError:
+            self.late.connect_ex(self.getsockname())
+            raise
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can close the gap")
+async def test_who_knocks_at_the_last_moment_is_refused_not_reset() -> None:
+    """Refused, nothing was sent and a proxy asks elsewhere; reset, it cannot know."""
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    with _KnockedAtTheLastMoment() as listening, socket.socket() as late:
+        late.setblocking(False)
+        listening.late = late
+        listening.bind((LOOPBACK, 0))
+        listening.listen()
+        try:
+            await stop_listening(runner, [listening])
+            listening.close()  # as the loop does with a socket it listened on
+        finally:
+            await runner.cleanup()
+        _, answered, _ = await asyncio.to_thread(select.select, [], [late], [], 10)
+        assert answered == [late]
+        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
