@@ -17,6 +17,7 @@ from tests.support.deployment import (
     LOOPBACK,
     Instance,
     Proxy,
+    client_of,
     new_conversation,
     nginx_missing,
     running_instances,
@@ -89,9 +90,7 @@ class Chat:
 
 @asynccontextmanager
 async def chat_through(proxy: Proxy) -> AsyncIterator[Chat]:
-    connector = aiohttp.TCPConnector(ssl=proxy.trust(), limit=50)
-    timeout = aiohttp.ClientTimeout(total=30)
-    async with aiohttp.ClientSession(proxy.url, connector=connector, timeout=timeout) as session:
+    async with client_of(proxy.url, proxy.trust()) as session:
         await sign_up(session)
         yield Chat(session, await new_conversation(session))
 
@@ -219,7 +218,6 @@ async def test_renewed_certificate_is_taken_up_by_a_reload(instances: list[Insta
         await ws.send_json({"id": "1", "op": "ping", "data": {}})
         while (await ws.receive_json(timeout=SOON))["type"] != "reply":
             pass
-        await chat.session.close()
 
 
 async def _close_code(ws: aiohttp.ClientWebSocketResponse) -> int | None:

@@ -6,6 +6,7 @@ container runs. Everything here blocks: from async code, `await asyncio.to_threa
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -17,10 +18,11 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import aiohttp
+from aiohappyeyeballs import AddrInfoType
 
 from deploy.healthcheck import problem as readiness_problem
 from server.embedded.processes import wait_until
@@ -232,6 +234,34 @@ def running_proxy(addresses: Sequence[str], **variables: str) -> Iterator[Proxy]
             yield proxy
         finally:
             proxy.close()
+
+
+@contextlib.asynccontextmanager
+async def client_of(
+    url: str, trust: ssl.SSLContext | None = None, *, local_address: str | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client whose connections are all gone when it ends.
+
+    aiohttp lets a TLS connection that it closes by itself say goodbye in the background, beyond the session's end.
+    """
+    sockets: list[socket.socket] = []
+
+    def new_socket(address: AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        made.setblocking(False)
+        sockets.append(made)
+        return made
+
+    connector = aiohttp.TCPConnector(
+        ssl=trust if trust is not None else True,
+        limit=50,
+        local_addr=(local_address, 0) if local_address is not None else None,
+        socket_factory=new_socket,
+    )
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
+        yield session
+    assert await asyncio.to_thread(wait_until, lambda: all(each.fileno() < 0 for each in sockets), 20)
 
 
 async def sign_up(session: aiohttp.ClientSession) -> None:
