@@ -22,7 +22,8 @@ CREATE TABLE deployment (
     key_fingerprint text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE deployment IS 'One row, made at the first start: namespaces Redis, and tells a restored copy from the original.';
+COMMENT ON TABLE deployment IS
+    'One row, made at the first start: namespaces Redis, and tells a restored copy from the original.';
 
 CREATE TABLE tenants (
     id uuid PRIMARY KEY,
@@ -147,7 +148,8 @@ CREATE TABLE conversations (
     CHECK ((kind = 'direct') = (direct_low IS NOT NULL AND direct_high IS NOT NULL)),
     UNIQUE (direct_low, direct_high, tenant_id)
 ) WITH (fillfactor = 70);
-COMMENT ON COLUMN conversations.activity_position IS 'Log position of the newest message, or of the creation: orders the list.';
+COMMENT ON COLUMN conversations.activity_position IS
+    'Log position of the newest message, or of the creation: orders the list.';
 
 CREATE TABLE conversation_members (
     tenant_id uuid NOT NULL,
@@ -171,8 +173,10 @@ CREATE TABLE conversation_members (
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id)
 ) WITH (fillfactor = 70);
 CREATE INDEX conversation_members_user ON conversation_members (user_id, tenant_id) WHERE left_at IS NULL;
-COMMENT ON COLUMN conversation_members.joined_seq IS 'last_seq at the latest joining: with history joined, messages after it are visible.';
-COMMENT ON COLUMN conversation_members.read_announced_seq IS 'read_seq as the last receipt event told it; a sweep tells the rest.';
+COMMENT ON COLUMN conversation_members.joined_seq IS
+    'last_seq at the latest joining: with history joined, messages after it are visible.';
+COMMENT ON COLUMN conversation_members.read_announced_seq IS
+    'read_seq as the last receipt event told it; a sweep tells the rest.';
 
 CREATE TABLE membership_windows (
     tenant_id uuid NOT NULL,
@@ -185,7 +189,8 @@ CREATE TABLE membership_windows (
         REFERENCES conversation_members (tenant_id, conversation_id, user_id),
     CHECK (closes >= opens)
 );
-COMMENT ON TABLE membership_windows IS 'From which log position to which each user may read a conversation, one row a stay; both ends included.';
+COMMENT ON TABLE membership_windows IS
+    'From which log position to which each user may read a conversation, one row a stay; both ends included.';
 
 CREATE TABLE messages (
     tenant_id uuid NOT NULL,
@@ -206,7 +211,8 @@ CREATE TABLE messages (
     FOREIGN KEY (tenant_id, conversation_id, sender_id)
         REFERENCES conversation_members (tenant_id, conversation_id, user_id)
 );
-COMMENT ON COLUMN messages.sent_digest IS 'Digest of what was first sent, to tell a retry from a reuse of its client_id, also after an edit.';
+COMMENT ON COLUMN messages.sent_digest IS
+    'Digest of what was first sent, to tell a retry from a reuse of its client_id, also after an edit.';
 COMMENT ON COLUMN messages.position IS 'Log position of its message.created event.';
 
 CREATE TABLE message_edits (
@@ -220,7 +226,8 @@ CREATE TABLE message_edits (
     PRIMARY KEY (conversation_id, seq, version, tenant_id),
     FOREIGN KEY (tenant_id, conversation_id, seq) REFERENCES messages (tenant_id, conversation_id, seq)
 );
-COMMENT ON TABLE message_edits IS 'The text each edit replaced, when, and the position of the message.updated event that told it.';
+COMMENT ON TABLE message_edits IS
+    'The text each edit replaced, when, and the position of the message.updated event that told it.';
 
 CREATE TABLE reactions (
     tenant_id uuid NOT NULL,
