@@ -215,6 +215,7 @@ async def test_what_is_no_cursor_is_told_by_one_resync(house: House, transport: 
     for cursor in [*INVALID, good[:-1], good + "A", good[:12] + other + good[13:], good.swapcase()]:
         goes_on = await resync_of(bob, transport, cursor, "cursor_invalid")
         assert texts(await replay(bob, goes_on)) == []
+    goes_on = await resync_of(bob, transport, "x", "cursor_invalid")
     await ann.say(chat, "after")
     assert texts(await replay(bob, goes_on)) == ["after"]
 
@@ -229,7 +230,8 @@ async def test_a_cursor_of_another_log_or_beyond_the_head_is_told_so(house: Hous
         encode_cursor(now.epoch, now.position + 1_000_000),
         encode_cursor(now.epoch ^ 1, 0),
     ):
-        goes_on = await resync_of(bob, transport, cursor, "epoch_changed")
+        await resync_of(bob, transport, cursor, "epoch_changed")
+    goes_on = await resync_of(bob, transport, encode_cursor(0, 0), "epoch_changed")
     await ann.say(chat, "after")
     assert texts(await replay(bob, goes_on)) == ["after"]
 
@@ -280,7 +282,8 @@ async def test_a_cursor_past_retention_is_expired_and_one_at_its_edge_is_not(
                 pass
         for transport in TRANSPORTS:
             for cursor in cursors[:2]:
-                goes_on = await resync_of(bob, transport, cursor, "cursor_expired")
+                await resync_of(bob, transport, cursor, "cursor_expired")
+        goes_on = await resync_of(bob, "poll", cursors[0], "cursor_expired")
         assert texts(await replay(bob, cursors[2])) == ["2", "3"]
         await ann.say(chat, "after")
         assert texts(await replay(bob, goes_on)) == ["after"]
@@ -302,7 +305,8 @@ async def test_when_the_log_is_replaced_everyone_is_sent_away_and_told(
             assert (await socket.closed()).code == 1012
             assert (await stream.closed())[-1].event == "drain"
         for transport in TRANSPORTS:
-            goes_on = await resync_of(bob, transport, old, "epoch_changed")
+            await resync_of(bob, transport, old, "epoch_changed")
+        goes_on = await resync_of(bob, "poll", old, "epoch_changed")
         await ann.say(chat, "after")
         assert texts(await replay(bob, goes_on)) == ["after"]
 
@@ -335,7 +339,7 @@ async def test_a_member_sees_each_stay_and_nothing_outside_it(house: House, stor
             await ann.say(barrier, "end")
             live = []
             for follow in (socket, stream, there):
-                events = []
+                events: list[Json] = []
                 while texts(events[-1:]) != ["end"]:
                     events.append(await follow.event())
                 live.append([e for e in events if not e["type"].startswith("receipt.")])

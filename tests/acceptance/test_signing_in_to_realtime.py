@@ -58,7 +58,7 @@ async def test_without_a_good_credential_it_is_401_before_anything_else(house: H
     over = await ann.sign_in()
     await over.call("POST", "/auth/logout", expect=204)
     cookie, _ = await cookie_of(ann)
-    for headers in (
+    wrong: list[dict[str, str]] = [
         {},
         {"Authorization": "Bearer nonsense"},
         {"Authorization": f"Bearer {over.token}"},
@@ -67,8 +67,9 @@ async def test_without_a_good_credential_it_is_401_before_anything_else(house: H
         {"Authorization": f"Bearer {cookie.partition('=')[2]}"},
         {"Cookie": f"parley_realtime={bob.token}"},
         {"Cookie": "parley_realtime=nonsense"},
-    ):
-        status, answered, body = await knock(house.api, transport, **headers)
+    ]
+    for headers in wrong:
+        status, answered, body = await knock(house.api, transport, None, **headers)
         assert status == 401, (headers, body)
         assert answered["WWW-Authenticate"].startswith("Bearer")
         assert answered["Content-Type"].startswith("application/problem+json")
