@@ -34,7 +34,11 @@ class RawSocket:
         if receive_buffer is not None:  # before connecting: it bounds the window that is offered
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
+        except OSError:
+            connection.close()
+            raise
         return cls(connection)
 
     async def write(self, data: bytes) -> None:
