@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import asyncpg
 import pytest
 
-from tests.support.clients import Api, Closed, Json, Person, Socket
+from tests.support.clients import Api, Closed, Json, Person
 from tests.support.house import House
+from tests.support.reading import Reading
 from tests.support.relay import database_relay
 from tests.support.services import OwnRedis
 
@@ -216,40 +217,6 @@ async def test_the_end_of_a_token_ends_its_connections(house: House) -> None:
                 assert (last["type"], last["data"]["reason"]) == ("session.revoked", "token_expired")
 
 
-class Reading:
-    """Reads a socket all the time, as a client must to answer pings."""
-
-    def __init__(self, socket: Socket, tasks: asyncio.TaskGroup) -> None:
-        self.frames: asyncio.Queue[Json] = asyncio.Queue()
-        self.code: int | None = None
-        self._task = tasks.create_task(self._read(socket))
-
-    async def _read(self, socket: Socket) -> None:
-        try:
-            while True:
-                self.frames.put_nowait(await socket.receive())
-        except Closed as closing:
-            self.code = closing.code
-
-    async def receive(self) -> Json:
-        async with asyncio.timeout(10):
-            return await self.frames.get()
-
-    async def event(self, type_: str) -> Json:
-        while (frame := await self.receive())["type"] != type_:
-            pass
-        return frame
-
-    async def rest(self) -> list[Json]:
-        """What comes until the server closes."""
-        async with asyncio.timeout(10):
-            await self._task
-        return [self.frames.get_nowait() for _ in range(self.frames.qsize())]
-
-    def stop(self) -> None:
-        self._task.cancel()
-
-
 async def test_an_instance_that_cannot_read_the_log_writes_nothing_until_it_has(house: House) -> None:
     assert house.settings.database_url is not None
     async with (
@@ -277,8 +244,7 @@ async def test_an_instance_that_cannot_read_the_log_writes_nothing_until_it_has(
                 while (ready := await cut_off.call("GET", "//readyz")).json["parts"]["log"]["status"] == "ok":
                     pass
             assert ready.status == 503
-            while not socket.frames.empty():
-                assert (await socket.receive())["type"] in ("heartbeat", "receipt.delivered")
+            assert {frame["type"] for frame in socket.clear()} <= {"heartbeat", "receipt.delivered"}
             await bob.call("POST", "/auth/logout", expect=204)
             await ann.say(chat, "held back")  # its hint arrives all the same
             beats = [await socket.receive() for _ in range(4)]
