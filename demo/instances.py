@@ -79,9 +79,12 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*(_stop(instance) for instance in self.instances))
-        # The last instance stops them itself; where it had to be killed, nobody did.
-        await asyncio.to_thread(self._stop_services)
+        ending = asyncio.ensure_future(self._end())
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:  # cut short, it would leave processes behind
+            await asyncio.wait([ending])
+            raise
 
     def after(self, instance: Instance) -> Instance:
         """The one to try when this one does not answer: what a client with a list of addresses does."""
@@ -129,6 +132,11 @@ class Fleet:
         while True:
             await asyncio.gather(*(_look(http, instance) for instance in self.instances))
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _end(self) -> None:
+        await asyncio.gather(*(_stop(instance) for instance in self.instances))
+        # The last instance stops them itself; where it had to be killed, nobody did.
+        await asyncio.to_thread(self._stop_services)
 
     def _stop_services(self) -> None:
         EmbeddedRedis(self.data_dir).stop()

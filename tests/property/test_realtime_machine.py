@@ -20,7 +20,7 @@ from domain.log import NO_CONTROL, Control, Topic, inbox
 from realtime.codec import Wire, decode_cursor, decode_hint, encode_hint
 from realtime.events import Group
 from realtime.hub import HubLimits, NotFresh, Place
-from realtime.session import State
+from realtime.session import Session, State
 from realtime.views import UserView
 from tests.support.fakes import (
     FakeLog,
@@ -352,6 +352,18 @@ class RealtimeMachine(RuleBasedStateMachine):
         it.take_place(poll.epoch, reached)
         it.cursors.append(reached)
 
+    @rule(client=clients, size=sizes)
+    def answer(self, client: int, size: int) -> None:
+        """To a command, which may come from a peer that reads nothing."""
+        session = self.clients[client].session
+        if session is not None:
+
+            async def work() -> None:
+                session.send_control(b'{"type":"reply","padding":"%b"}' % (b"x" * size), "reply")
+                await turns()
+
+            self.do(work())
+
     @rule(client=clients)
     def stop_reading(self, client: int) -> None:
         transport = self.clients[client].transport
@@ -375,7 +387,7 @@ class RealtimeMachine(RuleBasedStateMachine):
     def queues_are_bounded(self) -> None:
         for client in getattr(self, "clients", ()):
             if client.transport is not None and client.session is not None:
-                assert client.transport.buffered() <= 3 * QUEUE + 2 * LONGEST
+                assert client.transport.buffered() <= (Session.MOST_QUEUES + 1) * QUEUE + 2 * LONGEST
                 assert sum(chunk.size for chunk in client.session._pending) <= QUEUE
         for it in getattr(self, "instances", ()):
             assert not it.background.failures

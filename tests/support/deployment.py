@@ -62,11 +62,21 @@ class Instance:
 
     def start(self) -> None:
         """Returns when it is ready."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Returns at once."""
         assert self._process is None
         with self.log.open("ab") as log:
-            process = self._process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, "main.py", "serve"], cwd=ROOT, env=self._environment, stdout=log, stderr=log
             )
+
+    def wait_ready(self) -> None:
+        """Fails with what it wrote where it ends instead."""
+        process = self._process
+        assert process is not None
         assert wait_until(
             lambda: process.poll() is not None or readiness_problem(LOOPBACK, self.port) is None, 50
         ), f"not ready:\n{self.log.read_text()}"
@@ -215,7 +225,9 @@ def running_instances(directory: Path, count: int = 2, **settings: str) -> Itera
     ]
     try:
         for instance in instances:
-            instance.start()
+            instance.launch()
+        for instance in instances:
+            instance.wait_ready()
         yield instances
     finally:
         for instance in instances:

@@ -151,7 +151,7 @@ class WatchedClient:
             assert frame.event == frame.type
             assert frame.id == cursor
         if cursor is None:
-            assert frame.type in ("typing.started", "session.revoked")
+            assert frame.type in ("typing.started", "session.revoked", "reply")
             return
         at = decode_cursor(cursor)
         if frame.type == "resync":
