@@ -140,6 +140,8 @@ def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
         for n, event in enumerate(events):
             if type(event.position) is not int or event.position != events[0].position + n:
                 raise ValueError("not dense")
+            if not 0 < event.position < 1 << 63:
+                raise ValueError("not a position")
             if type(event.type) is not str or event.at.tzinfo is None:
                 raise ValueError("not an event")
             if event.control and any(type(p) is not int for p in event.control.redacts):

@@ -176,10 +176,17 @@ def nearly_hints(draw: st.DrawFn) -> bytes:
     return json.dumps([fields]).encode()
 
 
+def hint_of_position(position: int) -> bytes:
+    return json.dumps([[position, *PIECES[1:]]]).encode()
+
+
 @given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode()), nearly_hints()))
 @example(b"")
 @example(b"\xff")
 @example(b"[[5, 5, 2, 5, 5, 5, 5, 5]]")
+@example(hint_of_position(-1))
+@example(hint_of_position(0))
+@example(hint_of_position(2**64))
 def test_what_is_no_hint_raises_value_error_and_nothing_else(payload: bytes) -> None:
     """It arrives from outside, on a handler that must not raise anything else."""
     try:
@@ -190,6 +197,7 @@ def test_what_is_no_hint_raises_value_error_and_nothing_else(payload: bytes) -> 
         assert event.position == before.position + 1, "a hint that is taken is dense"
     for event in events:
         assert isinstance(event.position, int)
+        assert 0 < event.position < 2**63
         assert isinstance(event.type, str)
         assert event.at.tzinfo is not None
         Event(event, 1)
