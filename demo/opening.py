@@ -60,5 +60,7 @@ def _tell_of_move(stage: Stage, who: Person, move: Move) -> None:
     if surprise:
         stage.tell(f"{who.name} was cut off from {move.source}: {move.why}", Tone.FAULT)
     seconds = span(move.caught_up - (move.left if move.wanted or surprise else stage.killed_at))
-    caught = f"{move.behind} caught up in {seconds}" if move.behind else f"nothing missed, {seconds}"
-    stage.tell(f"{who.name} → {move.target}: {caught}", Tone.PLAIN if move.wanted else Tone.GOOD)
+    if move.refused:
+        stage.tell(f"{who.name} was turned away first: {move.refused}", Tone.FAULT)
+    caught = f"{move.behind} caught up" if move.behind else "up to date"
+    stage.tell(f"{who.name} → {move.target}: {caught}, {seconds}", Tone.PLAIN if move.wanted else Tone.GOOD)

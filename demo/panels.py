@@ -130,10 +130,10 @@ class _Numbers:
 def story(stage: Stage) -> RenderableType:
     """What happened, newest last."""
     table = Table.grid(padding=(0, 1))
-    table.add_column(no_wrap=True, style="dim")
+    table.add_column(no_wrap=True, style="dim", justify="right")
     table.add_column(ratio=1)
     for beat in stage.story[-20:]:
-        table.add_row(f"{beat.at:4.1f}", Text(beat.text, TONES[beat.tone]))
+        table.add_row(f"{beat.at:.0f}", Text(beat.text, TONES[beat.tone]))
     return Panel(Tail(table), title="what happens", title_align="left", border_style="blue")
 
 

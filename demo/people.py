@@ -42,8 +42,9 @@ class Seat:
 class Move:
     """A change of seats, with monotonic times; 0.0 for what has not happened yet.
 
-    `why` is what ended the connection where that was not `wanted`. Caught up is when all is there that had been
-    acknowledged to anyone before the new connection was open.
+    `why` is what ended the connection where that was not `wanted`; `refused` is what went wrong with the last attempt
+    that failed before one succeeded. Caught up is when all is there that had been acknowledged to anyone before the
+    new connection was open.
     """
 
     source: Seat
@@ -51,6 +52,7 @@ class Move:
     wanted: bool
     why: str
     left: float
+    refused: str = ""
     opened: float = 0.0
     goal: int = 0
     behind: int = 0
@@ -157,7 +159,7 @@ class Person:
         self._wanted = None
         self.seat = wanted or Seat(old.transport.next, self.fleet.after(old.instance))
         if self.moves and not self.moves[-1].opened:
-            self.moves[-1].target = self.seat  # it did not answer
+            self.moves[-1].target, self.moves[-1].refused = self.seat, self._why
         else:
             self.moves.append(Move(old, self.seat, wanted is not None, self._why, time.monotonic()))
 

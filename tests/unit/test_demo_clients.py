@@ -32,6 +32,7 @@ class StandIn:
         self.log = [message(seq) for seq in range(1, messages + 1)]
         self.cut_after = cut_after
         self.asked: list[tuple[str, str]] = []
+        self.is_broken = False
         self.sent: list[str] = []
         self.statuses: list[int] = []
         """What to answer to the next sends, instead of success."""
@@ -43,6 +44,9 @@ class StandIn:
 
     def after(self, how: str, cursor: str) -> list[Json]:
         self.asked.append((how, cursor))
+        if self.is_broken:
+            problem = {"code": "internal", "detail": "Internal error"}
+            raise web.HTTPInternalServerError(text=json.dumps(problem), content_type="application/json")
         return self.log[int(cursor) :][: self.cut_after]
 
     async def ws(self, request: web.Request) -> web.WebSocketResponse:
@@ -218,6 +222,19 @@ async def test_who_is_cut_off_goes_on_at_the_other_instance_by_another_transport
         f"{transport.next}·east",
     )
     assert move.caught_up >= move.opened >= move.left > 0
+
+
+async def test_who_is_turned_away_goes_on_elsewhere_and_keeps_the_reason(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    west, east = StandIn(5, cut_after=2), StandIn(5)
+    east.is_broken = True
+    async with person_between(http, tmp_path, west, east, Transport.SSE) as person:
+        await run_until(person, 4)
+    assert east.asked[0] == ("poll", "2")
+    assert west.asked[:2] == [("sse", "0"), ("ws", "2")]
+    assert [copy.seq for copy in person.inbox.copies] == [1, 2, 3, 4]
+    assert person.moves[0].refused == "500 internal: Internal error"
 
 
 async def test_who_is_told_to_move_hangs_up_and_goes_on_there(
