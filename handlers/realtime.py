@@ -79,10 +79,17 @@ async def sign_in(request: web.Request) -> Identity:
 
     A good cookie leaves the ticket beside it unspent: a browser reconnects to the URL it was first given. Raises
     OriginRefused and Unauthenticated. A token in the query string is never looked at: URLs end up in logs.
+
+    Raises Unavailable where the log cannot be read, before PostgreSQL is asked who this is: one that is frozen would
+    keep the request waiting for as long as a statement may take, for a session that cannot begin anyway.
     """
     realtime = request.app[keys.REALTIME]
     if not realtime.origins.allows(request.headers.get("Origin"), keys.client_of(request)):
         raise OriginRefused()
+    try:
+        await realtime.hub.be_fresh()
+    except NotFresh as error:
+        raise _unreadable() from error
     tenant = request.get(keys.TENANT, DEFAULT_TENANT)
     if "Authorization" in request.headers:
         return await realtime.directory.authenticate(tenant, bearer_token(request))
@@ -132,10 +139,14 @@ async def begin(realtime: Realtime, identity: Identity, presented: str | None) -
             if realtime.hub.holds(place):
                 break
     except NotFresh as error:
-        raise Unavailable("the log cannot be read right now") from error
+        raise _unreadable() from error
     if presented is not None and place.resync is None:
         realtime.marks.mark(identity.tenant, identity.user, place.position)
     return view, place
+
+
+def _unreadable() -> Unavailable:
+    return Unavailable("the log cannot be read right now")
 
 
 def check_room(realtime: Realtime, view: UserView) -> None:

@@ -228,7 +228,8 @@ class Hub:
                 views = [view for view in views if view.user not in hidden]
             if views:
                 chunk = Chunk(events)
-                if len(groups) == 1 and self.CROWD <= len(views) <= self._limits.flush_at_once:
+                at_once = len(groups) == 1 and chunk.size <= self.queue_bytes
+                if at_once and self.CROWD <= len(views) <= self._limits.flush_at_once:
                     self._push(views, chunk)
                     continue
                 for view in views:
@@ -401,8 +402,7 @@ class Hub:
         return place
 
     async def _place(self, presented: str | None) -> Place:
-        if not self.fresh:
-            await self._try_fresh()
+        await self.be_fresh()
         await self.reached(self._reader.offered, 0.5)
         if presented is None:
             return self._now()
@@ -434,9 +434,14 @@ class Hub:
         if there and not await self.reached(cursor.position, 2.0):
             raise NotFresh
 
-    async def _try_fresh(self) -> None:
-        """Reads the head. On a busy machine that may be stale again by now: what is written is held back then, so a
-        session may begin all the same."""
+    async def be_fresh(self) -> None:
+        """Reads the head where that was not done lately. Raises :class:`NotFresh` where it cannot be read now.
+
+        On a busy machine that may be stale again on return: what is written is held back then, so a session may begin
+        all the same.
+        """
+        if self.fresh:
+            return
         try:
             await self._reader.read_head()
         except Exception as error:
