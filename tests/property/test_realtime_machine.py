@@ -241,6 +241,24 @@ class RealtimeMachine(RuleBasedStateMachine):
             source.latency = trouble
         self.do(passes(seconds))
 
+    @rule(instance=instances, client=clients, topic=topics, seconds=st.sampled_from([1.5, 20.0]))
+    def stop_while_others_go_on(self, instance: int, client: int, topic: int, seconds: float) -> None:
+        """A process is stopped with something still to be written; meanwhile, on another, a sign-in ends."""
+        it = self.clients[client]
+
+        async def work() -> None:
+            self.home = instance
+            self.log.append_all([(self.topics[topic], "message.created", "", NO_CONTROL)] * 2)
+            self.home = 1 - instance
+            self.log.append(inbox(it.user), "something.new")
+            self.log.revoke(it.user, it.sign_in)
+            self.log.append(inbox(it.user), "something.new")
+            self.truth.revoked_at[it.sign_in] = self.loop.time()
+            self.hints[instance].clear()
+            self.loop.freeze(seconds)
+
+        self.do(work())
+
     @rule(seconds=st.sampled_from([0.5, 1.5, 20.0]))
     def freeze(self, seconds: float) -> None:
         """Both processes are stopped, wherever they are."""

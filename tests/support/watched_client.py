@@ -115,6 +115,7 @@ class WatchedClient:
         assert self.instance is not None
         assert self.transport is not None
         try:
+            assert len(data) <= 2 * self.instance.hub.queue_bytes + 4000, "more than a queue holds, at once"
             self.check_texts(self.instance, data)
             if any("topic" in frame.data for frame in read_frames(self.transport.wire, data)):
                 self.check_fresh(self.instance)

@@ -413,6 +413,59 @@ async def test_live_only_events_obey_the_filter() -> None:
         assert session.offer_live(b"{}", "presence.changed", "always")
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("ring_events", [1000, 5])
+def test_a_session_that_is_behind_waits_while_the_log_cannot_be_read(ring_events: int) -> None:
+    """From memory as little as from the stored log; and it waits, instead of trying all the time."""
+
+    async def story() -> None:
+        async with instance(ring_events=ring_events) as it:
+            me, topic = user(), conversation()
+            it.log.join(topic, me)
+            session, transport = await it.connect(me)
+            transport.stall()
+            wanted = fill(it.log, topic, 60)
+            await passes(0.1)
+            assert session.state is State.BEHIND
+            it.source.away = True
+            await passes(1.1)
+            transport.frames()
+            read = it.source.calls["windows"]
+            transport.take()
+            given = transport.events()
+            assert len(given) < 60
+            await passes(30)
+            assert transport.events() == []
+            assert it.source.calls["windows"] <= read + 1
+            it.source.away = False
+            await passes(1)
+            assert given + transport.events() == wanted
+            assert state(session) is State.LIVE
+
+    simulated(story)()
+
+
+@simulated
+async def test_what_a_crowd_is_written_at_once_is_bounded_too() -> None:
+    """A batch for one topic that is more than a queue holds is read page by page, by those who take it."""
+    async with instance() as it:
+        it.hub.CROWD = 2
+        topic, people = conversation(), [user() for _ in range(4)]
+        it.log.join(topic, *people)
+        transports = [(await it.connect(person))[1] for person in people]
+        transports[0].frames()
+        transports[0].stall()
+        batch = [(topic, "message.created", "x" * 1000, Control()) for _ in range(50)]
+        it.log.append_all(batch)
+        assert max(t.buffered() for t in transports) <= 2 * SMALL.queue_bytes
+        await passes(1)
+        assert max(t.buffered() for t in transports) <= 2 * SMALL.queue_bytes
+        assert [t.events() for t in transports[1:]] == [list(range(2, 52))] * 3
+        transports[0].take()
+        await passes(1)
+        assert transports[0].events() == list(range(2, 52))
+
+
 # Its end.
 
 
