@@ -17,20 +17,22 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from domain.errors import Malformed, ParleyError, TooMany
+from domain.errors import Malformed, ParleyError, TooMany, Unavailable
 from domain.identity import Identity
 from domain.ids import ClientId, ConversationId
 from handlers import keys
 from handlers.problems import problem_of
 from handlers.reading import invalid
 from handlers.schemas.commands import SendMessage
-from realtime.session import Session
+from realtime.hub import NotFresh
+from realtime.session import Session, State
 from services.message_commit import Known, Result, SendDraft, Stored
 
 logger = structlog.get_logger(__name__)
 
 MAX_IN_FLIGHT = 256  # sends of one connection that may wait for their commit at once
 MAX_ABUSE = 10
+FRESH_SECONDS = 1.0  # a command waits for the log to be read
 ABUSE_SECONDS = 10.0
 
 DataT = TypeVar("DataT", bound=BaseModel)
@@ -50,6 +52,7 @@ class Connection:
     __slots__ = (
         "_abuse",
         "_committer",
+        "_hub",
         "_idle",
         "_in_flight",
         "_metrics",
@@ -69,6 +72,7 @@ class Connection:
         self._committer = app[keys.COMMITTER]
         self._typing = app[keys.TYPING]
         self._metrics = app[keys.REALTIME].metrics
+        self._hub = app[keys.REALTIME].hub
         self._in_flight = 0
         self._idle: asyncio.Future[None] | None = None
         self._abuse: deque[float] | None = None
@@ -88,6 +92,9 @@ class Connection:
             return not self._abused()
         try:
             self._spend()
+            await self._be_fresh()
+            if self.session.state is State.CLOSED:
+                return True
             if op == "message.send":
                 await self._send(request, data)
                 return True
@@ -106,6 +113,21 @@ class Connection:
         else:
             self._reply(request, result, op)
         return True
+
+    async def _be_fresh(self) -> None:
+        """Does nothing for a sign-in that may have ended while this instance was frozen or cut off (I9).
+
+        Raises Unavailable where the log cannot be read now.
+        """
+        hub = self._hub
+        if hub.fresh:
+            return
+        try:
+            await hub.be_fresh()
+            async with asyncio.timeout(FRESH_SECONDS):
+                await hub.until_fresh()
+        except (NotFresh, TimeoutError) as error:
+            raise Unavailable("the log cannot be read right now") from error
 
     # Sends.
 
@@ -168,13 +190,15 @@ class Connection:
         )
         self._metrics.command(op, "ok")
 
-    def _reply_error(self, id: str | None, error: ParleyError, op: str = "invalid") -> None:
+    def _reply_error(self, id: str | None, error: ParleyError, op: str = "unknown") -> None:
         problem = problem_of(error).model_dump(exclude_none=True, mode="json")
         if error.retry_after is not None:
             problem["retry_after_ms"] = round(error.retry_after * 1000)
         reply = {"type": "reply", "id": id, "ok": False, "error": problem}
         self.session.send_control(orjson.dumps(reply), "reply")
-        self._metrics.command(op, error.code)
+        # What is no command is the client's own text.
+        known = op == "message.send" or op in self.app[keys.COMMANDS]
+        self._metrics.command(op if known else "unknown", error.code)
 
     # Limits.
 

@@ -220,12 +220,12 @@ class Hub:
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
-    def _deliver(self, groups: dict[bytes, list[Event]], hides: Sequence[UserId] = ()) -> None:
+    def _deliver(self, groups: dict[bytes, list[Event]], about: Event | None = None) -> None:
+        """``about``: the only event of them, where it may be one that not all who have its topic open are shown."""
         for topic, events in groups.items():
             views = self._topics.of(topic)
-            if hides:
-                hidden = frozenset(hides)
-                views = [view for view in views if view.user not in hidden]
+            if about is not None and about.control.about is not None:
+                views = [view for view in views if view.shows(about)]
             if views:
                 chunk = Chunk(events)
                 at_once = len(groups) == 1 and chunk.size <= self.queue_bytes
@@ -264,7 +264,7 @@ class Hub:
         if control.redacts:
             self._reader.ring.redact(control.redacts)
             self._joined.clear()
-        self._deliver({event.topic: [event]}, control.hides)
+        self._deliver({event.topic: [event]}, event)
         for user in control.leaves:
             view = self._views.get(user)
             if view is not None and view.apply_leave(event, self.floor):
@@ -307,9 +307,10 @@ class Hub:
         self._move_to(self._reader.position)
 
     def _end_all(self) -> None:
+        spread = max(1000, len(self._followers) // 2)  # milliseconds: 2,000 come back a second
         for n, follower in enumerate(list(self._followers)):
             try:
-                follower.drain(100 + n % 1000)
+                follower.drain(100 + n % spread)
             except Exception:
                 self._failed(follower)
         self._views.clear()
@@ -569,7 +570,7 @@ class Hub:
             events = events[:limit]
             reached = events[-1].position
         self._metrics.caught_up("ring", len(events))
-        return _shown(events, view.user), reached
+        return _shown(events, view), reached
 
     async def read_stored(self, view: UserView, after: int, limit: int) -> tuple[list[Event], int]:
         """The same from the stored log, up to the position of the call.
@@ -588,7 +589,7 @@ class Hub:
                     if event.position in control.control.redacts:
                         event.redact()
         self._metrics.caught_up("database", len(events))
-        return _shown(events, view.user), events[-1].position if len(events) == limit else upto
+        return _shown(events, view), events[-1].position if len(events) == limit else upto
 
     async def until_fresh(self) -> None:
         """Waits until events may be written (I9)."""
@@ -636,6 +637,6 @@ class Hub:
             await asyncio.sleep(pause)
 
 
-def _shown(events: list[Event], user: UserId) -> list[Event]:
-    """Without those that say they are not for this user."""
-    return [e for e in events if not e.control.hides or user not in e.control.hides]
+def _shown(events: list[Event], view: UserView) -> list[Event]:
+    """Without those about a message from before the user's view of it."""
+    return [event for event in events if view.shows(event)]

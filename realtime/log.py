@@ -106,6 +106,9 @@ class LogReader:
         self._poll_now = asyncio.Event()
         self._moved: asyncio.Future[None] | None = None
         self._reading = asyncio.Lock()
+        self._head_lock = asyncio.Lock()
+        self._head_began = float("-inf")
+        self._head_error: Exception | None = None
         self.applied: Callable[[], None] = lambda: None
         self.became_fresh: Callable[[], None] = lambda: None
         self.lost: Callable[[], None] = lambda: None
@@ -204,7 +207,25 @@ class LogReader:
                 pass
 
     async def read_head(self) -> None:
-        """Reads the head and everything up to it; afterwards the instance is fresh."""
+        """Reads the head and everything up to it; afterwards the instance is fresh.
+
+        One reading at a time: who asks while one is under way shares the next, so a storm costs two. Raises as the
+        source does.
+        """
+        asked = self._clock()
+        async with self._head_lock:
+            if self._head_began > asked:
+                if self._head_error is not None:
+                    raise self._head_error
+                return
+            self._head_began, self._head_error = self._clock(), None
+            try:
+                await self._read_head()
+            except Exception as error:
+                self._head_error = error
+                raise
+
+    async def _read_head(self) -> None:
         started = self._clock()
         before = self.position
         head = await within(self._timing.source, self._source.head())

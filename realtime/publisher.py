@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
@@ -16,11 +17,18 @@ logger = structlog.get_logger(__name__)
 CHANNEL = "log:0"
 
 
+class HintMetrics(Protocol):
+    """What the publisher counts."""
+
+    def hint_received(self) -> None: ...
+
+
 class LogPublisher:
     """Called after each commit, and only then. Only speed depends on it: what is lost here is read from the log."""
 
-    def __init__(self, reader: LogReader, bus: Bus) -> None:
+    def __init__(self, reader: LogReader, bus: Bus, metrics: HintMetrics) -> None:
         self._reader = reader
+        self._metrics = metrics
         self._bus = bus
         bus.listen(CHANNEL, self._hinted)
 
@@ -34,6 +42,7 @@ class LogPublisher:
             self._reader.poke()
 
     def _hinted(self, payload: bytes) -> None:
+        self._metrics.hint_received()
         try:
             events = decode_hint(payload)
         except ValueError:

@@ -432,6 +432,8 @@ class Session:
 class Poll:
     """One long poll: a session for the time of a request. It answers from the log, never from what was offered."""
 
+    FILTERED_PAGE = 500  # events read at once where a filter is to leave some of them
+
     __slots__ = (
         "_groups",
         "_hub",
@@ -506,29 +508,36 @@ class Poll:
         Raises what reading the stored log raises. Events may be given to a client only while the hub is fresh.
         """
         reached = after
+        # A filter may leave next to nothing of a page: what is read at once does not depend on what is asked for.
+        page = limit if self._groups is None else max(limit, self.FILTERED_PAGE)
         while True:
             upto = self._hub.position
-            if self._hub.in_memory(reached):
-                events, reached = self._hub.read_memory(self.view, reached, upto, limit)
-            else:
-                events, reached = await self._hub.read_stored(self.view, reached, limit)
-            if self._groups is not None:
-                events = [e for e in events if e.group in self._groups]
+            events, reached = await self._page(reached, upto, page)
             if events:
-                more = reached < upto and await self._any(reached, upto)
+                more = len(events) > limit or (reached < upto and await self._any(reached, upto))
+                events = events[:limit]
                 return events, events[-1].position if more else max(reached, upto), more
             if reached >= self._hub.position:
                 return events, reached, False
+            await asyncio.sleep(0)  # others have their turn, however long the log is
+
+    async def _page(self, after: int, upto: int, limit: int) -> tuple[list[Event], int]:
+        """What the filter leaves of the next ``limit`` events the user may see, and how far they reach."""
+        if self._hub.in_memory(after):
+            events, reached = self._hub.read_memory(self.view, after, upto, limit)
+        else:
+            events, reached = await self._hub.read_stored(self.view, after, limit)
+        if self._groups is not None:
+            events = [e for e in events if e.group in self._groups]
+        return events, reached
 
     async def _any(self, after: int, upto: int) -> bool:
         """Whether there is anything else to read."""
         while after < upto:
-            if self._hub.in_memory(after):
-                events, after = self._hub.read_memory(self.view, after, upto, 50)
-            else:
-                events, after = await self._hub.read_stored(self.view, after, 50)
-            if any(self._groups is None or e.group in self._groups for e in events):
+            events, after = await self._page(after, upto, self.FILTERED_PAGE)
+            if events:
                 return True
+            await asyncio.sleep(0)
         return False
 
     async def wait(self, seconds: float) -> None:

@@ -20,7 +20,8 @@ KEY_BYTES = 17  # of domain.log.topic_key
 class OpenTopics:
     """Topics with the position each opened at, packed: a user's twenty conversations take 500 bytes, not 2,300.
 
-    Looking one up walks them all; the hub does that only where a membership changes.
+    Looking one up walks them all; the hub does that only where a membership changes, and for events about a message
+    that not all of a topic's readers may know.
     """
 
     __slots__ = ("_keys", "_opens")
@@ -108,6 +109,19 @@ class UserView:
                 self.apply_join(event)
             if self.user in event.control.leaves:
                 self.apply_leave(event)
+
+    def shows(self, event: Event) -> bool:
+        """Whether an event of a stretch the user may see is theirs, too, by what it is about."""
+        if event.control.about is None:
+            return True
+        opens = self.open.get(event.topic)
+        if opens is not None and opens <= event.position:
+            return event.control.shown_from(opens)
+        return any(
+            event.control.shown_from(opened)
+            for topic, opened, closed in self.closed
+            if topic == event.topic and opened <= event.position <= closed
+        )
 
     def spans(self, after: int, upto: int) -> Iterator[tuple[bytes, int, int]]:
         """``(topic, after, upto)`` for each stretch of the log inside the bounds that the user may see."""

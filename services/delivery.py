@@ -48,6 +48,8 @@ class DeliveryMarks:
 
     async def mark_now(self, tenant: TenantId, user: UserId, position: int) -> None:
         """Notes it and returns once it is stored. Raises Unavailable."""
+        if position <= 0:
+            return  # before the first event there is nothing that could have arrived
         self.mark(tenant, user, position)
         if self._stored is None:
             self._stored = asyncio.get_running_loop().create_future()

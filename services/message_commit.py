@@ -204,8 +204,12 @@ class MessageCommitter:
 
     async def _flush(self, items: Sequence[_Item]) -> None:
         """Stores a batch and answers it. Where PostgreSQL refuses the whole, each half is tried alone."""
+        started = asyncio.get_running_loop().time()
+        at = datetime.now(UTC)
+        text = rfc3339(at)
         try:
-            await self._store(items)
+            messages = [new_message(item.draft, item.digest, text) for item in items]
+            results = await self._send_batch(at, messages)
         except ParleyError as error:
             self._metrics.flush_failed()
             for item in items:
@@ -218,13 +222,15 @@ class MessageCommitter:
                 return
             _answer(items[0], ParleyError())
             logger.error("message.unstorable", error=type(error).__name__)
+        else:
+            # Committed: whatever goes wrong from here on, nothing of it may be stored again.
+            self._tell(items, messages, results, at)
+            self._metrics.flushed(len(items), asyncio.get_running_loop().time() - started)
 
-    async def _store(self, items: Sequence[_Item]) -> None:
-        started = asyncio.get_running_loop().time()
-        at = datetime.now(UTC)
-        text = rfc3339(at)
-        messages = [new_message(item.draft, item.digest, text) for item in items]
-        results = await self._send_batch(at, messages)
+    def _tell(
+        self, items: Sequence[_Item], messages: Sequence[NewMessage], results: Sequence[Sent], at: datetime
+    ) -> None:
+        """Tells the log's readers, then the senders."""
         answers: list[Result] = []
         events: list[StoredEvent] = []
         for item, message, sent in zip(items, messages, results, strict=True):
@@ -240,7 +246,6 @@ class MessageCommitter:
             self._publisher.committed(events)
         for item, answer in zip(items, answers, strict=True):
             _answer(item, answer)
-        self._metrics.flushed(len(items), asyncio.get_running_loop().time() - started)
 
     async def _send_batch(self, at: datetime, messages: Sequence[NewMessage]) -> list[Sent]:
         for remaining in reversed(range(ATTEMPTS)):
