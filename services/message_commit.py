@@ -243,7 +243,10 @@ class MessageCommitter:
             else:
                 answers.append(refusal(sent))
         if events:
-            self._publisher.committed(events)
+            try:
+                self._publisher.committed(events)
+            except Exception as error:
+                logger.error("message.untold", error=type(error).__name__)  # readers find it in the log
         for item, answer in zip(items, answers, strict=True):
             _answer(item, answer)
 

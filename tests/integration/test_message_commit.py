@@ -235,3 +235,20 @@ async def test_one_id_sent_to_two_conversations_through_two_instances_is_one_mes
         head = await connection.fetchval("SELECT position FROM log_heads")
         events = await connection.fetchval("SELECT count(*) FROM events")
     assert head == events == 20
+
+
+async def test_what_goes_wrong_after_the_commit_stores_nothing_again(database: Database) -> None:
+    class Broken(Told):
+        def committed(self, events: Sequence[StoredEvent]) -> None:
+            super().committed(events)
+            raise RuntimeError("the readers cannot be told")
+
+    async with database.connection() as connection:
+        ann = await insert_user(connection)
+        group = await insert_group(connection, ann)
+        told = Broken()
+        async with committer(database, told) as sending:
+            results = await asyncio.gather(*(sending.send(draft(group, ann)) for _ in range(3)))
+        count = await connection.fetchval("SELECT count(*) FROM messages")
+    assert all(isinstance(result, Stored) for result in results)
+    assert count == len(told.events) == 3

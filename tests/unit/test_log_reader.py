@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from domain.log import StoredEvent
-from realtime.log import LogReader, LogTiming
+from realtime.log import Head, LogReader, LogTiming
 from realtime.ring import Ring
 from tests.support.fakes import Background, Counted, FakeLog, FakeSource, conversation, passes, turns
 from tests.support.simulated import SimulatedLoop, simulated
@@ -446,3 +446,22 @@ async def test_reached_waits_for_a_position_and_no_longer_than_asked() -> None:
         assert not await it.reader.confirm(3)
         it.commit()
         assert await it.reader.confirm(3)
+
+
+async def test_a_storm_of_questions_for_the_head_costs_two_readings() -> None:
+    class Slow(FakeSource):
+        heads = 0
+
+        async def head(self) -> Head:
+            self.heads += 1
+            await asyncio.sleep(0)
+            return await super().head()
+
+    source = Slow(FakeLog())
+    reader = LogReader(
+        source, Ring(max_events=10, max_bytes=1 << 20), Counted(), asyncio.get_running_loop().time
+    )
+    await reader.start(0)
+    source.heads = 0
+    await asyncio.gather(*(reader.read_head() for _ in range(50)))
+    assert source.heads <= 2

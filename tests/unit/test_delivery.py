@@ -1,0 +1,59 @@
+"""Marks of what has arrived, collected for one write at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from domain.errors import Unavailable
+from domain.ids import DEFAULT_TENANT, UserId, new_id
+from services.delivery import DeliveryMarks, Reader
+
+ANN = UserId(new_id())
+
+
+class Store:
+    """Takes the place of the receipts; fails as often as it is told to."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.batches: list[dict[Reader, int]] = []
+        self.failures = failures
+
+    async def delivered_up_to(self, marks: Mapping[Reader, int]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("away")
+        self.batches.append(dict(marks))
+
+    async def announce_owed(self) -> int:
+        return 0
+
+
+async def test_a_mark_before_the_first_event_is_answered_at_once() -> None:
+    await asyncio.wait_for(DeliveryMarks(Store()).mark_now(DEFAULT_TENANT, ANN, 0), 1)
+
+
+async def test_marks_never_go_back_and_are_stored_together() -> None:
+    store = Store()
+    marks = DeliveryMarks(store)
+    marks.mark(DEFAULT_TENANT, ANN, 7)
+    marks.mark(DEFAULT_TENANT, ANN, 5)
+    running = asyncio.create_task(marks.run())
+    await asyncio.wait_for(marks.mark_now(DEFAULT_TENANT, ANN, 6), 1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert store.batches == [{(DEFAULT_TENANT, ANN): 7}]
+
+
+async def test_what_could_not_be_stored_is_told_and_tried_again() -> None:
+    store = Store(failures=1)
+    marks = DeliveryMarks(store)
+    running = asyncio.create_task(marks.run())
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(marks.mark_now(DEFAULT_TENANT, ANN, 3), 1)
+    await asyncio.wait_for(marks.mark_now(DEFAULT_TENANT, ANN, 3), 2)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert store.batches == [{(DEFAULT_TENANT, ANN): 3}]
