@@ -310,7 +310,7 @@ class Hub:
         spread = max(1000, len(self._followers) // 2)  # milliseconds: 2,000 come back a second
         for n, follower in enumerate(list(self._followers)):
             try:
-                follower.drain(100 + n % spread)
+                follower.drain(100 + n % spread, late=True)
             except Exception:
                 self._failed(follower)
         self._views.clear()

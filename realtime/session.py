@@ -59,7 +59,7 @@ class Follower(Protocol):
 
     def beat(self, now: float, wall: float) -> None: ...
 
-    def drain(self, reconnect_after_ms: int) -> None: ...
+    def drain(self, reconnect_after_ms: int, *, late: bool = False) -> None: ...
 
 
 class State(Enum):
@@ -245,7 +245,10 @@ class Session:
         self.flush()
         self.close(REVOKED)
 
-    def drain(self, reconnect_after_ms: int) -> None:
+    def drain(self, reconnect_after_ms: int, *, late: bool = False) -> None:
+        """Sends it away, with what it still had to be given. ``late``: without, as it may have lost the right to it."""
+        if late:
+            self._pending = []
         self.flush()
         self.close(draining(reconnect_after_ms))
 
@@ -488,7 +491,7 @@ class Poll:
         self.ended = True
         self._stir()
 
-    def drain(self, reconnect_after_ms: int) -> None:
+    def drain(self, reconnect_after_ms: int, *, late: bool = False) -> None:
         self.draining = True
         self._stir()
 

@@ -100,29 +100,57 @@ async def test_joining_and_leaving_in_one_event_shows_that_event_alone() -> None
 
 
 @simulated
-async def test_what_is_hidden_from_a_user_is_hidden_live_in_replay_and_from_polls() -> None:
+async def test_what_is_about_a_message_from_before_joining_is_hidden_live_in_replay_and_from_polls() -> None:
     for ring_events in (100, 2):
         async with instance(ring_events=ring_events) as it:
             ann, bob, topic = user(), user(), conversation()
-            it.log.join(topic, ann, bob)
+            it.log.join(topic, ann)
+            it.log.join(topic, bob)
             _, live = await it.connect(bob)
+            _, to_ann = await it.connect(ann)
             live.frames()
-            for control in (Control(), Control(hides=(bob,)), Control()):
+            to_ann.frames()
+            for control in (Control(), Control(about=1), Control(about=3)):
                 it.log.append(topic, control=control)
             await turns()
-            assert live.events() == [2, 4]
-            _, replayed = await it.connect(bob, encode_cursor(it.log.epoch, 1))
+            assert live.events() == [3, 5]
+            assert to_ann.events() == [3, 4, 5]
+            _, replayed = await it.connect(bob, encode_cursor(it.log.epoch, 2))
             await passes(1)
-            assert replayed.events() == [2, 4]
+            assert replayed.events() == [3, 5]
             view = await it.hub.view(DEFAULT_TENANT, bob)
             poll = it.hub.poll(view, sign_in=SessionId(new_id()), expires_at=1e9, groups=None)
-            for limit, expected in ((10, ([2, 4], 4, False)), (1, ([2], 2, True))):
-                events, reached, more = await poll.read(1, limit)
+            for limit, expected in ((10, ([3, 5], 5, False)), (1, ([3], 3, True))):
+                events, reached, more = await poll.read(2, limit)
                 assert ([e.position for e in events], reached, more) == expected
-            events, reached, more = await poll.read(2, 1)
+            events, reached, more = await poll.read(3, 1)
             while not events:
                 events, reached, more = await poll.read(reached, 1)
-            assert ([e.position for e in events], reached, more) == ([4], 4, False)
+            assert ([e.position for e in events], reached, more) == ([5], 5, False)
+
+
+@simulated
+async def test_each_stay_hides_what_is_about_messages_from_before_it() -> None:
+    for ring_events in (100, 2):
+        async with instance(ring_events=ring_events) as it:
+            bob, topic = user(), conversation()
+            it.log.append(topic)
+            _, live = await it.connect(bob)
+            live.frames()
+            it.log.join(topic, bob)  # 2
+            for control in (Control(about=1), Control(), Control(about=4)):
+                it.log.append(topic, control=control)
+            it.log.leave(topic, bob)  # 6
+            it.log.append(topic)
+            it.log.join(topic, bob)  # 8
+            for control in (Control(about=4), Control(), Control(about=10)):
+                it.log.append(topic, control=control)
+            await turns()
+            shown = [2, 4, 5, 6, 8, 10, 11]
+            assert live.events() == shown == positions(it.log.visible(bob))
+            _, replayed = await it.connect(bob, encode_cursor(it.log.epoch, 0))
+            await passes(1)
+            assert replayed.events() == shown
 
 
 @simulated
@@ -654,6 +682,25 @@ async def test_a_session_revoked_while_the_instance_was_stopped_is_given_nothing
 
 
 @simulated
+async def test_what_waited_when_the_log_could_not_be_read_is_not_written_where_its_end_was_missed() -> None:
+    """The revocation is no longer in memory: whether this sign-in still stands is not known, so nothing goes out."""
+    async with instance(ring_events=10, hinted=False) as it:
+        ann, sign_in = user(), SessionId(new_id())
+        session, transport = await it.connect(ann, sign_in=sign_in)
+        transport.frames()
+        it.reader.offer([it.log.append(inbox(ann))])
+        freeze(20)
+        await turns(1)
+        it.log.revoke(ann, sign_in)
+        for _ in range(30):
+            it.log.append(inbox(ann))
+        await passes(1)
+        assert transport.closing is not None
+        assert transport.events() == []
+        assert session.position == 0
+
+
+@simulated
 async def test_a_stream_that_is_behind_is_told_why_it_ends() -> None:
     async with instance(limits=HubLimits(queue_bytes=3000)) as it:
         ann, sign_in = user(), SessionId(new_id())
@@ -865,11 +912,11 @@ async def test_a_crowd_that_was_written_to_at_once_is_not_given_the_same_again()
         transports = [(await it.connect(person))[1] for person in people]
         for transport in transports:
             transport.frames()
-        hides = Control(hides=(people[1],))
+        apart = Control(about=1)  # what has a control is dispatched on its own
         it.log.append_all(
             [
                 (topic, "message.created", "", Control()),
-                *[(inbox(person), "something.new", "", hides) for person in people],
+                *[(inbox(person), "something.new", "", apart) for person in people],
                 *[(topic, "message.created", "x" * 1500, Control()) for _ in range(3)],
             ]
         )
