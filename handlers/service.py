@@ -89,15 +89,14 @@ class Readiness:
         self._clock = clock
         self._made_at = -math.inf
         self._parts: Mapping[str, PartReport] = {}
+        self._checking = asyncio.Lock()
 
     async def report(self) -> ReadyReport:
         """The state of all parts, :data:`REPORT_SECONDS` old at most; draining shows at once."""
-        now = self._clock()
-        if now - self._made_at >= REPORT_SECONDS:
-            async with asyncio.TaskGroup() as group:
-                tasks = {name: group.create_task(self._check(check)) for name, check in self._checks.items()}
-            self._parts = {name: task.result() for name, task in tasks.items()}
-            self._made_at = now
+        # One asks, the others wait for its answer: many balancers cost no more than one.
+        async with self._checking:
+            if self._clock() - self._made_at >= REPORT_SECONDS:
+                await self._ask()
         leaving = self._draining()
         drain = PartReport(
             status="down" if leaving else "ok", detail="leaving" if leaving else None, milliseconds=0
@@ -105,6 +104,12 @@ class Readiness:
         return ReadyReport(
             status="down" if leaving else self._overall(self._parts), parts={**self._parts, "drain": drain}
         )
+
+    async def _ask(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(self._check(check)) for name, check in self._checks.items()}
+        self._parts = {name: task.result() for name, task in tasks.items()}
+        self._made_at = self._clock()
 
     async def _check(self, check: Check) -> PartReport:
         began = self._clock()

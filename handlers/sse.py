@@ -89,9 +89,7 @@ async def get_sse(call: Call[NoBody, StreamQuery]) -> web.StreamResponse:
             await response.wait()
         finally:
             session.detach()
-            realtime.metrics.connection_closed(
-                "sse", transport.closing.reason if transport.closing else "gone"
-            )
+            realtime.metrics.connection_closed("sse", transport.closing.name if transport.closing else "gone")
     return response
 
 

@@ -184,7 +184,7 @@ class SessionSocket(web.WebSocketResponse[bool]):
         finally:
             session.detach()
             realtime.metrics.connection_closed(
-                "websocket", transport.closing.reason if transport.closing else "gone"
+                "websocket", transport.closing.name if transport.closing else "gone"
             )
             if transport.closed is not None:
                 await transport.closed.wait()

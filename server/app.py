@@ -113,7 +113,7 @@ async def _pages(app: web.Application, parts: Parts, drain: Drain) -> None:
     """Health, metrics and the documents."""
     app[keys.READINESS] = Readiness(
         {
-            "database": health.database_check(parts.database),
+            "database": health.database_check(parts.vital),
             "log": health.flag_check(lambda: parts.reader.fresh, "the log has not been read for a second"),
             "redis": health.redis_check(parts.redis),
             "secret_key": health.flag_check(
@@ -178,6 +178,7 @@ def _lifetime(
                 **live.loops,
             }.items():
                 await loops.spawn(forever(name, run))
+            parts.metrics.watch_redis(lambda: parts.bus.connected)
             parts.metrics.watch_depth("sessions", lambda: len(parts.hub))
             parts.metrics.watch_depth("commits", lambda: len(parts.committer))
             yield

@@ -15,7 +15,8 @@ OK = Part("ok")
 
 
 def database_check(database: Database) -> Check:
-    """PostgreSQL answers a statement. Vital: nothing is durable without it."""
+    """PostgreSQL answers a statement. Vital: nothing is durable without it. ``database`` is one that users cannot keep
+    busy: an instance with much to do is not one that should get less to do."""
 
     async def run() -> Part:
         try:

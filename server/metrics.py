@@ -5,6 +5,7 @@ No label ever holds an id of a user, a tenant or anything they wrote: every labe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -34,7 +35,8 @@ Source = Literal["ring", "database"]
 class Metrics:
     """Everything this instance counts. Methods are cheap enough for the hot path and never raise."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -62,7 +64,9 @@ class Metrics:
         )
         self._commands = make.counter("commands", "WebSocket commands.", "op", "outcome")
         self._known_commands: dict[tuple[str, str], Counter] = {}
-        self._deliveries = make.counter("deliveries", "Events written to connections.", "transport")
+        self._deliveries = make.counter(
+            "deliveries", "Runs of events of one topic pushed; replays and polls are left out.", "transport"
+        )
         self._resyncs = make.counter("resyncs", "Sessions told to read everything again.", "reason")
         self._slow = make.counter(
             "sessions_fallen_behind", "Sessions whose queue overflowed and that read the log."
@@ -72,14 +76,22 @@ class Metrics:
 
         self._batch_size = make.histogram("commit_batch_size", "Messages in one commit.", _BATCH_BUCKETS)
         self._flush_seconds = make.histogram("commit_flush_seconds", "Time of one commit.", _FLUSH_BUCKETS)
-        self._commit_failures = make.counter("commit_failures", "Batches that failed and were taken apart.")
+        self._commit_failures = make.counter(
+            "commit_failures", "Batches not stored because PostgreSQL was away or busy."
+        )
         self._overloaded = make.counter("overloaded", "Writes refused because too many were waiting.")
 
-        self._head = make.gauge("log_head_position", "Newest position this instance knows to be committed.")
-        self._lag_positions = make.gauge("log_lag_positions", "Committed positions not read yet.")
-        self._lag_seconds = make.gauge("log_lag_seconds", "Age of what this instance last read up to date.")
+        self._head = make.gauge("log_head_position", "Newest position of the log, at the last reading.")
+        self._lag_positions = make.gauge(
+            "log_lag_positions", "How far the last reading was ahead of what was known before."
+        )
+        self._read_up_to = clock()
+        make.gauge(
+            "log_lag_seconds", "Age of what this instance knows of the log; grows while it cannot be read."
+        ).set_function(lambda: self._clock() - self._read_up_to)
         self._gaps = make.counter("hint_gaps_healed", "Holes in the hints that were read from PostgreSQL.")
-        self._hints = make.counter("hints", "Hints received.")
+        self._hints = make.counter("hints", "Hints received from other instances.")
+        self._redis_up = make.gauge("redis_up", "1 while this instance hears Redis, else 0.")
         self._depths: dict[str, Callable[[], float]] = {}
         self.registry.register(_Depths(self._depths))
 
@@ -119,8 +131,9 @@ class Metrics:
             known = self._known_commands[op, outcome] = self._commands.labels(op, outcome)
         known.inc()
 
-    def delivered(self, transport: str, events: int) -> None:
-        self._deliveries.labels(transport).inc(events)
+    def delivered(self, wire: str, runs: int) -> None:
+        """``wire``: ws or sse; ``runs``: events of one topic that were pushed together count once."""
+        self._deliveries.labels("websocket" if wire == "ws" else wire).inc(runs)
 
     def resynced(self, reason: str) -> None:
         self._resyncs.labels(reason).inc()
@@ -142,22 +155,28 @@ class Metrics:
         self._flush_seconds.observe(seconds)
 
     def flush_failed(self) -> None:
+        """A batch whose senders were told to try again: PostgreSQL was away or busy."""
         self._commit_failures.inc()
 
     def refused_overloaded(self) -> None:
         self._overloaded.inc()
 
     def log_read(self, head: int, behind: int, seconds: float) -> None:
-        """The reader's state: newest position known, how many of them are unread, and since when."""
+        """A reading of the log up to its head: where that is, how far behind it this instance had been, and how long
+        the reading took."""
         self._head.set(head)
         self._lag_positions.set(behind)
-        self._lag_seconds.set(seconds)
+        self._read_up_to = self._clock() - seconds
 
     def gap_healed(self) -> None:
         self._gaps.inc()
 
     def hint_received(self) -> None:
         self._hints.inc()
+
+    def watch_redis(self, heard: Callable[[], bool]) -> None:
+        """Has ``heard()`` asked at each scrape and shown as ``parley_redis_up``."""
+        self._redis_up.set_function(lambda: float(heard()))
 
     def watch_depth(self, queue: str, depth: Callable[[], float]) -> None:
         """Has ``depth()`` asked at each scrape and shown as ``parley_queue_depth{queue=…}``."""

@@ -47,6 +47,8 @@ class Parts:
 
     settings: Settings
     database: Database
+    vital: Database
+    """Two connections that no request can keep busy: for the head of the log, for commits, and for ``/readyz``."""
     redis: Redis
     deployment: Deployment
     instance: str
@@ -87,7 +89,7 @@ async def make_parts(
     reader = LogReader(source, ring, metrics, time.monotonic)
     instance = _instance_name()
     bus = Bus(redis, str(deployment.id), instance, gap=reader.poke)
-    publisher = LogPublisher(reader, bus)
+    publisher = LogPublisher(reader, bus, metrics)
     hub = Hub(
         reader,
         source,
@@ -127,6 +129,7 @@ async def make_parts(
     return Parts(
         settings,
         database,
+        vital,
         redis,
         deployment,
         instance,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from handlers.ops import COMMANDS
 from handlers.routes import ROUTES
@@ -52,6 +53,9 @@ async def test_without_redis_it_is_degraded_and_ready(start: Start, own_redis: O
         while (answer := await api.call("GET", "//readyz", expect=200)).json["status"] != "degraded":
             pass
     assert answer.json["parts"]["redis"]["status"] == "down"
+    async with asyncio.timeout(10):
+        while "parley_redis_up 0.0" not in (await api.call("GET", "//metrics", expect=200)).text:
+            pass
     await api.register()  # all that is durable works
 
 
@@ -66,10 +70,18 @@ async def test_without_postgresql_it_is_not_ready_and_says_so(
             pass
     assert answer.json["status"] == "down"
     assert answer.json["parts"]["database"]["status"] == "down"
+    lags = [await _metric(api, "parley_log_lag_seconds") for _ in range(2)]
+    assert lags[0] < lags[1], "it grows while the log cannot be read"
     assert (await api.call("GET", "//healthz", expect=200)).json == {"status": "ok"}
     refused = await person.call("GET", "/conversations", expect=503)
     assert refused.json["code"] == "unavailable"
     assert int(refused.headers["Retry-After"]) >= 1
+
+
+async def _metric(api: Api, name: str) -> float:
+    text = (await api.call("GET", "//metrics", expect=200)).text
+    (value,) = re.findall(rf"^{name} (\S+)$", text, flags=re.MULTILINE)
+    return float(value)
 
 
 async def test_metrics_are_for_prometheus_and_name_nobody(api: Api, ann: Person, bob: Person) -> None:
@@ -81,3 +93,14 @@ async def test_metrics_are_for_prometheus_and_name_nobody(api: Api, ann: Person,
     )
     for private in (ann.id, ann.username, bob.id, "words"):
         assert private not in answer.text
+
+
+async def test_labels_of_metrics_are_the_servers_words_whatever_a_client_sends(api: Api, ann: Person) -> None:
+    async with ann.ws() as socket:
+        for n in range(10):
+            await socket.tell(f"mine.{ann.username}.{n}")
+        assert (await socket.closed()).code == 4400
+    text = (await api.call("GET", "//metrics", expect=200)).text
+    assert ann.username not in text
+    assert 'parley_commands_total{op="unknown",outcome="unknown_op"} 10.0' in text
+    assert 'parley_connections_closed_total{reason="abuse",transport="websocket"} 1.0' in text

@@ -190,13 +190,16 @@ class Counted:
     """Counts what the reader and the hub report."""
 
     def __init__(self) -> None:
-        self.healed = self.behind = 0
+        self.healed = self.behind = self.hints = 0
         self.caught: dict[str, int] = defaultdict(int)
         self.resyncs: list[str] = []
         self.written: dict[str, int] = defaultdict(int)
 
     def gap_healed(self) -> None:
         self.healed += 1
+
+    def hint_received(self) -> None:
+        self.hints += 1
 
     def log_read(self, head: int, behind: int, seconds: float) -> None:
         assert head >= 0

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from handlers.keys import Client
 from handlers.origins import Origins
+from realtime import closing
 from server.metrics import Metrics
 from server.ratelimits import FALLBACK_KEYS, MemoryCounters
 from server.traces import message_of, trace_of
@@ -94,13 +95,27 @@ def test_metrics_are_each_instances_own() -> None:
     assert "parley_connections{" not in two.render().decode()
 
 
+def test_the_log_s_lag_grows_while_it_is_not_read() -> None:
+    now = 100.0
+    metrics = Metrics(lambda: now)
+    metrics.log_read(7, 0, 0.25)
+    assert "parley_log_lag_seconds 0.25" in metrics.render().decode()
+    now += 30
+    assert "parley_log_lag_seconds 30.25" in metrics.render().decode()
+    metrics.log_read(8, 1, 0.5)
+    assert "parley_log_lag_seconds 0.5" in metrics.render().decode()
+
+
 def test_metrics_tell_what_they_were_told() -> None:
-    metrics = Metrics()
+    metrics = Metrics(lambda: 100.0)
     metrics.connection_opened("websocket")
     metrics.connection_opened("websocket")
     metrics.connection_closed("websocket", "drain")
     metrics.command("message.send", "ok")
     metrics.delivered("sse", 3)
+    metrics.delivered("ws", 4)
+    metrics.hint_received()
+    metrics.watch_redis(lambda: True)
     metrics.caught_up("ring", 5)
     metrics.caught_up("database", 7)
     metrics.flushed(64, 0.003)
@@ -113,6 +128,9 @@ def test_metrics_tell_what_they_were_told() -> None:
         'parley_connections_closed_total{reason="drain",transport="websocket"} 1.0',
         'parley_commands_total{op="message.send",outcome="ok"} 1.0',
         'parley_deliveries_total{transport="sse"} 3.0',
+        'parley_deliveries_total{transport="websocket"} 4.0',
+        "parley_hints_total 1.0",
+        "parley_redis_up 1.0",
         'parley_catch_up_reads_total{source="ring"} 1.0',
         'parley_catch_up_events_total{source="database"} 7.0',
         "parley_commit_batch_size_sum 64.0",
@@ -146,3 +164,9 @@ def test_a_fingerprint_keeps_method_path_and_body_apart() -> None:
         fingerprint("POST", "/a", b"c"),
     }
     assert len(made) == 5
+
+
+def test_every_reason_for_closing_has_a_name_that_does_not_change() -> None:
+    fixed = {value.name for value in vars(closing).values() if isinstance(value, closing.Closing)}
+    assert fixed == {"abuse", "revoked", "expired", "silent", "stalled", "too_many", "binary"}
+    assert closing.draining(17).name == closing.draining(18).name == "drain"

@@ -19,32 +19,34 @@ from tests.support.simulated import simulated
 TOPIC = conversation()
 
 
-async def _publisher(log: FakeLog, source: FakeSource) -> tuple[LogReader, Bus, LogPublisher]:
+async def _publisher(log: FakeLog, source: FakeSource) -> tuple[LogReader, Bus, LogPublisher, Counted]:
     loop = asyncio.get_running_loop()
     ring = Ring(max_events=100, max_bytes=1 << 20)
-    reader = LogReader(source, ring, Counted(), loop.time, LogTiming(poll=1000.0))
+    counted = Counted()
+    reader = LogReader(source, ring, counted, loop.time, LogTiming(poll=1000.0))
     await reader.start(0)
     bus = Bus(Redis(), "test", "a;", gap=reader.poke)
-    return reader, bus, LogPublisher(reader, bus)
+    return reader, bus, LogPublisher(reader, bus, counted), counted
 
 
 @simulated
 async def test_a_commit_is_known_here_at_once_and_told_to_the_others() -> None:
     log = FakeLog()
-    reader, bus, publisher = await _publisher(log, FakeSource(log))
+    reader, bus, publisher, _ = await _publisher(log, FakeSource(log))
     publisher.committed([log.append(TOPIC), log.append(TOPIC)])
     assert reader.position == 2
     ((_, message),) = bus._waiting
-    other, _, its = await _publisher(log, FakeSource(FakeLog()))
+    other, _, its, counted = await _publisher(log, FakeSource(FakeLog()))
     its._hinted(message.removeprefix(b"a;"))
     assert other.position == 2
+    assert counted.hints == 1
 
 
 @simulated
 async def test_telling_of_a_commit_never_raises() -> None:
     """It would say of a commit that it failed, and its messages would be stored again."""
     log = FakeLog()
-    reader, _, publisher = await _publisher(log, FakeSource(log))
+    reader, _, publisher, _ = await _publisher(log, FakeSource(log))
     background = Background()
     background.spawn(reader.run())
     await passes(0.1)
@@ -65,7 +67,7 @@ async def test_telling_of_a_commit_never_raises() -> None:
 @simulated
 async def test_a_hint_that_cannot_be_read_has_the_log_read() -> None:
     log = FakeLog()
-    reader, _, publisher = await _publisher(log, FakeSource(log))
+    reader, _, publisher, _ = await _publisher(log, FakeSource(log))
     background = Background()
     background.spawn(reader.run())
     await passes(0.1)

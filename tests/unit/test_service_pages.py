@@ -93,6 +93,28 @@ async def test_draining_shows_at_once_and_checks_are_not_run_for_every_question(
     assert runs == 2
 
 
+async def test_many_who_ask_at_once_cost_one_round_of_checks() -> None:
+    runs = 0
+    answer = asyncio.Event()
+
+    async def run() -> Part:
+        nonlocal runs
+        runs += 1
+        await answer.wait()
+        return OK
+
+    readiness = Readiness({"database": Check(run)}, draining=lambda: False)
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(readiness.report()) for _ in range(50)]
+        await asyncio.sleep(0)
+        asked[0].cancel()  # whoever began may leave: the others are answered all the same
+        for _ in range(10):
+            await asyncio.sleep(0)
+        answer.set()
+    assert [task.result().status for task in asked[1:]] == ["ok"] * 49
+    assert runs == 2
+
+
 def test_the_docs_page_asks_no_other_host_and_runs_no_inline_script() -> None:
     made = documents(b"{}", b"{}")
     links = re.findall(r'(?:src|href)="([^"]+)"', PAGE)
