@@ -67,18 +67,22 @@ class Control:
     ``leaves``: users whose view of it closes *after* this event (they receive it, and nothing later).
     ``revokes``: sign-ins whose every open transport ends after this event.
     ``redacts``: positions of earlier events on this topic whose text is withdrawn.
-    ``hides``: users who are not given this event, though the topic is open to them: it is about a message from before
-    they joined, in a conversation whose history starts at joining.
+    ``about``: the position at which the message this event is about was told of, where the history of its conversation
+    starts at joining. The event is shown only in views of the topic that had opened by then.
     """
 
     joins: tuple[UserId, ...] = ()
     leaves: tuple[UserId, ...] = ()
     revokes: tuple[SessionId, ...] = ()
     redacts: tuple[int, ...] = ()
-    hides: tuple[UserId, ...] = ()
+    about: int | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.joins or self.leaves or self.revokes or self.redacts or self.hides)
+        return self.about is not None or bool(self.joins or self.leaves or self.revokes or self.redacts)
+
+    def shown_from(self, opens: int) -> bool:
+        """Whether the event is shown in a view of its topic that opened at ``opens``."""
+        return self.about is None or opens <= self.about
 
 
 NO_CONTROL = Control()
@@ -88,12 +92,12 @@ def encode_control(control: Control) -> str | None:
     """A control as text, or None where it says nothing."""
     if not control:
         return None
-    fields = {
+    fields: dict[str, object] = {
         "joins": [str(user) for user in control.joins],
         "leaves": [str(user) for user in control.leaves],
         "revokes": [str(session) for session in control.revokes],
         "redacts": list(control.redacts),
-        "hides": [str(user) for user in control.hides],
+        "about": control.about,
     }
     return orjson.dumps({name: values for name, values in fields.items() if values}).decode()
 
@@ -108,7 +112,7 @@ def decode_control(text: str | None) -> Control:
         leaves=tuple(UserId(UUID(v)) for v in raw.get("leaves", ())),
         revokes=tuple(SessionId(UUID(v)) for v in raw.get("revokes", ())),
         redacts=tuple(raw.get("redacts", ())),
-        hides=tuple(UserId(UUID(v)) for v in raw.get("hides", ())),
+        about=raw.get("about"),
     )
 
 

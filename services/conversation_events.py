@@ -45,18 +45,24 @@ def member_updated(
     return _member(tenant, "member.updated", conversation, user, role, NO_CONTROL)
 
 
-def message_updated(tenant: TenantId, message: Message, hides: Sequence[UserId]) -> EventDraft:
-    """``hides``: the members whose history begins after the message."""
-    control = Control(hides=tuple(hides))
+def message_updated(tenant: TenantId, message: Message, about: int | None) -> EventDraft:
+    """``about`` here and below: the message's position, where not all members may see what is that old."""
+    control = Control(about=about)
     return _draft(tenant, ConversationId(message.conversation_id), "message.updated", message, control)
 
 
 def message_deleted(
-    tenant: TenantId, conversation: ConversationId, seq: int, deleted_at: datetime, redacts: Sequence[int]
+    tenant: TenantId,
+    conversation: ConversationId,
+    seq: int,
+    deleted_at: datetime,
+    redacts: Sequence[int],
+    about: int | None,
 ) -> EventDraft:
     """Withdraws the text of the events at ``redacts`` too, wherever it is still held."""
     data = MessageDeleted(conversation_id=conversation, seq=seq, deleted_at=deleted_at)
-    return _draft(tenant, conversation, "message.deleted", data, Control(redacts=tuple(redacts)))
+    control = Control(redacts=tuple(redacts), about=about)
+    return _draft(tenant, conversation, "message.deleted", data, control)
 
 
 def reaction_changed(
@@ -67,12 +73,11 @@ def reaction_changed(
     user: UserId,
     *,
     added: bool,
-    hides: Sequence[UserId],
+    about: int | None,
 ) -> EventDraft:
-    """``hides``: the members whose history begins after the message."""
     data = ReactionChanged(conversation_id=conversation, seq=seq, emoji=emoji, user_id=user)
     type_ = "reaction.added" if added else "reaction.removed"
-    return _draft(tenant, conversation, type_, data, Control(hides=tuple(hides)))
+    return _draft(tenant, conversation, type_, data, Control(about=about))
 
 
 def receipt_read(tenant: TenantId, conversation: ConversationId, user: UserId, seq: int) -> EventDraft:

@@ -40,7 +40,7 @@ from services.message_commit import (
 from services.message_drafts import sent_digest
 from services.message_views import show_message, show_own_message
 from services.unit_of_work import Transaction, UnitOfWork
-from storage import log, members, messages
+from storage import log, messages
 from storage.conversations import Standing
 from storage.database import Connection, Database
 from storage.message_batches import send_batch
@@ -166,8 +166,7 @@ class Messages:
                 raise Blocked()
             version, _ = await messages.replace_body(tx.connection, tenant, conversation, seq, body)
             row = await messages.read(tx.connection, tenant, conversation, user, seq)
-            hides = await unaware_of(tx.connection, identity, conversation, standing, seq)
-            (told,) = await tx.append(message_updated(tenant, show_message(row), hides))
+            (told,) = await tx.append(message_updated(tenant, show_message(row), about(standing, row)))
             await messages.place_edit(tx.connection, tenant, conversation, seq, version, told.position)
             return row
 
@@ -190,7 +189,8 @@ class Messages:
             positions = [row.position, *(edit.position for edit in edits)]
             deleted_at = await messages.bury(tx.connection, tenant, conversation, seq)
             await log.redact(tx.connection, positions, REDACTED)
-            await tx.append(message_deleted(tenant, conversation, seq, deleted_at, positions))
+            told = message_deleted(tenant, conversation, seq, deleted_at, positions, about(standing, row))
+            await tx.append(told)
 
         await self._uow.run(work)
 
@@ -249,13 +249,9 @@ async def lock_message(
     return standing, row
 
 
-async def unaware_of(
-    connection: Connection, identity: Identity, conversation: ConversationId, standing: Standing, seq: int
-) -> tuple[UserId, ...]:
-    """The members who may not see message ``seq``, because they joined after it."""
-    if standing.history == "all" or standing.kind == "direct":
-        return ()
-    return await members.find_later(connection, identity.tenant, conversation, seq)
+def about(standing: Standing, message: MessageRow) -> int | None:
+    """What an event about a message says of its age: its position, where who joined after it may not see it."""
+    return None if standing.history == "all" or standing.kind == "direct" else message.position
 
 
 async def _find_sent(

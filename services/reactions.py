@@ -8,7 +8,7 @@ from domain.errors import Blocked, FieldError, InvalidFields
 from domain.identity import Identity
 from domain.ids import ConversationId
 from services.conversation_events import reaction_changed
-from services.messages import MessageGone, lock_message, unaware_of
+from services.messages import MessageGone, about, lock_message
 from services.unit_of_work import Transaction, UnitOfWork
 from storage import reactions
 
@@ -61,8 +61,8 @@ class Reactions:
                     [FieldError("emoji", f"a message has at most {MAX_DIFFERENT} different reactions")],
                     code="too_many_reactions",
                 )
-            hides = await unaware_of(tx.connection, identity, conversation, standing, seq)
-            await tx.append(reaction_changed(tenant, conversation, seq, emoji, user, added=True, hides=hides))
+            known = about(standing, message)
+            await tx.append(reaction_changed(tenant, conversation, seq, emoji, user, added=True, about=known))
 
         await self._uow.run(work)
 
@@ -71,13 +71,13 @@ class Reactions:
         tenant, user = identity.tenant, identity.user
 
         async def work(tx: Transaction) -> None:
-            standing, _ = await lock_message(tx, identity, conversation, seq)
+            standing, message = await lock_message(tx, identity, conversation, seq)
             checked_emoji(emoji)
             if not await reactions.delete(tx.connection, tenant, conversation, seq, emoji, user):
                 return
-            hides = await unaware_of(tx.connection, identity, conversation, standing, seq)
+            known = about(standing, message)
             await tx.append(
-                reaction_changed(tenant, conversation, seq, emoji, user, added=False, hides=hides)
+                reaction_changed(tenant, conversation, seq, emoji, user, added=False, about=known)
             )
 
         await self._uow.run(work)

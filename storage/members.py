@@ -97,11 +97,6 @@ WHERE m.tenant_id = $1 AND m.conversation_id = $2 AND m.left_at IS NULL AND m.us
 ORDER BY m.role = 'owner' DESC, m.role = 'admin' DESC, u.deleted_at IS NOT NULL, m.joined_position, m.user_id LIMIT 1
 """
 
-FIND_LATER = """
-SELECT user_id FROM conversation_members
-WHERE tenant_id = $1 AND conversation_id = $2 AND left_at IS NULL AND joined_seq >= $3
-"""
-
 LIST = f"""
 SELECT s.snapshot, p.* FROM (
     SELECT coalesce($4, (SELECT position FROM log_heads WHERE log = 0)) AS snapshot FROM conversation_members
@@ -240,14 +235,6 @@ async def find_senior(
     """The member, other than ``but``, who ranks first: owners, then admins, then the rest, the longest in first."""
     row = await connection.fetchrow(FIND_SENIOR, tenant, conversation, but)
     return None if row is None else member_row(tuple(row))
-
-
-async def find_later(
-    connection: Connection, tenant: TenantId, conversation: ConversationId, seq: int
-) -> tuple[UserId, ...]:
-    """The members who joined when message ``seq`` was there already."""
-    rows = await connection.fetch(FIND_LATER, tenant, conversation, seq)
-    return tuple(UserId(row["user_id"]) for row in rows)
 
 
 async def list_members(

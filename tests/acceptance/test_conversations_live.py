@@ -36,9 +36,18 @@ async def test_who_joined_later_is_not_told_of_what_came_before(
         path = f"/conversations/{group}/messages"
         await ann.call("PATCH", f"{path}/1", json={"body": "a secret of old"}, expect=200)
         await bob.call("PUT", f"{path}/1/reactions/ok", expect=204)
+        await bob.call("DELETE", f"{path}/1/reactions/ok", expect=204)
+        await ann.call("DELETE", f"{path}/1", expect=204)
         await ann.say(group, "new")
-        told = [await early.event() for _ in range(4)]
-        assert kinds(told) == ["member.added", "message.updated", "reaction.added", "message.created"]
+        told = [await early.event() for _ in range(6)]
+        assert kinds(told) == [
+            "member.added",
+            "message.updated",
+            "reaction.added",
+            "reaction.removed",
+            "message.deleted",
+            "message.created",
+        ]
         for events in (
             [await late.event() for _ in range(3)],
             [await stream.event() for _ in range(3)],

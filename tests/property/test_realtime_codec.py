@@ -99,7 +99,7 @@ controls = st.builds(
     leaves=st.lists(ids.map(UserId), max_size=3).map(tuple),
     revokes=st.lists(ids.map(SessionId), max_size=3).map(tuple),
     redacts=st.lists(st.integers(1, 2**53), max_size=3).map(tuple),
-    hides=st.lists(ids.map(UserId), max_size=3).map(tuple),
+    about=st.none() | st.integers(1, 2**53),
 )
 times = st.datetimes(
     datetime(2000, 1, 1),  # noqa: DTZ001

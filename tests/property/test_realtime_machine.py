@@ -109,13 +109,15 @@ class RealtimeMachine(RuleBasedStateMachine):
             if step == "notify":
                 drafts.append((inbox(who), "something.new", "", NO_CONTROL))
             elif step == "tell":  # what has a control is dispatched on its own, in the middle of a batch
-                drafts.append((inbox(who), "something.new", "", Control(hides=(self.users[person - 1],))))
+                drafts.append((inbox(who), "something.new", "", Control(about=1)))
             elif step == "send":
                 text = f"text-{position}-" + "x" * size
                 self.texts[position] = (t, f"text-{position}-".encode())
                 drafts.append((topic, "message.created", text, NO_CONTROL))
             elif step == "hide":
-                drafts.append((topic, "message.updated", "", Control(hides=(who,))))
+                known = sorted(p for p, (its, _) in self.texts.items() if its == t) or [1]
+                about = known[person * (len(known) - 1) // 2]
+                drafts.append((topic, "message.updated", "", Control(about=about)))
             elif step == "join" and person not in self.members[t]:
                 self.members[t].add(person)
                 drafts.append((topic, "member.added", "", Control(joins=(who,))))
@@ -126,7 +128,8 @@ class RealtimeMachine(RuleBasedStateMachine):
                 of = [p for p, (its, _) in self.texts.items() if its == t and p <= self.log.head]
                 if of:
                     self.truth.withdrawn[position] = self.texts.pop(of[-1])[1]
-                    drafts.append((topic, "message.deleted", "", Control(redacts=(of[-1],))))
+                    control = Control(redacts=(of[-1],), about=of[-1] if person else None)
+                    drafts.append((topic, "message.deleted", "", control))
 
         async def work() -> None:
             self.home = home

@@ -13,7 +13,7 @@ import orjson
 
 from domain.identity import Identity, Permission
 from domain.ids import DEFAULT_TENANT, ClientId, ConversationId, SessionId, TenantId, UserId, new_id
-from domain.log import StoredEvent
+from domain.log import StoredEvent, Window
 from domain.resources import Conversation, OwnMessage
 from services.conversations import Conversations, NewConversation
 from services.members import Members
@@ -121,7 +121,7 @@ class Chat:
         async with self.database.connection() as connection:
             view = (await log.read_views(connection, [(reader.tenant, reader.user)]))[reader.user]
             events = await log.read_windows(connection, view.windows, after, view.head, 100_000)
-        return [e for e in events if reader.user not in e.control.hides]
+        return [e for e in events if any(_within(w, e) for w in view.windows)]
 
     async def types(self, reader: Identity, after: int = 0) -> list[str]:
         return [event.type for event in await self.replay(reader, after)]
@@ -129,6 +129,11 @@ class Chat:
     async def value(self, statement: str, *args: object) -> Any:
         async with self.database.connection() as connection:
             return await connection.fetchval(statement, *args)
+
+
+def _within(window: Window, event: StoredEvent) -> bool:
+    inside = window.opens <= event.position <= (window.closes or event.position)
+    return inside and window.topic == event.topic and event.control.shown_from(window.opens)
 
 
 def data_of(event: StoredEvent) -> Any:

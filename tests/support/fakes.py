@@ -86,14 +86,16 @@ class FakeLog:
 
     def visible(self, user: UserId) -> list[StoredEvent]:
         """What the user may see of the whole log, by walking through it."""
-        seen, members = [], set()
+        seen: list[StoredEvent] = []
+        members: dict[Topic, int] = {inbox(user): 0}
         for event in self.events:
             if user in event.control.joins:
-                members.add(event.topic)
-            if (event.topic in members or event.topic == inbox(user)) and user not in event.control.hides:
+                members.setdefault(event.topic, event.position)
+            about = event.control.about
+            if event.topic in members and (about is None or members[event.topic] <= about):
                 seen.append(event)
             if user in event.control.leaves:
-                members.discard(event.topic)
+                members.pop(event.topic, None)
         return seen
 
     def windows_of(self, user: UserId) -> list[Window]:
