@@ -1,11 +1,13 @@
 """HTTP that cannot be read at all: answered in the product's own form, too.
 
 What fails in the parser (a malformed request line, headers past the limit) never reaches the application's middlewares;
-aiohttp answers it by itself, in plain text or HTML. :class:`Runner` puts one method in between.
+aiohttp answers it by itself, in plain text or HTML. Nor does it put a limit to how long headers may take to come.
+:class:`Runner` does both.
 """
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
@@ -23,10 +25,54 @@ MAX_LINE = 8190
 """Longest request line, in bytes; a cursor, a ticket and a few parameters are far below."""
 MAX_HEADERS = 16_384
 """Longest single header, in bytes."""
+HEADER_SECONDS = 10.0
+"""How long a connection may be open without a whole request, and how long the headers of a later one may take."""
+KEEPALIVE_SECONDS = 75.0
+"""How long a connection may be idle between two requests; proxies in use close theirs sooner, after 60 s or less."""
 
 
 class ProblemHandler(web.RequestHandler):
-    """One connection."""
+    """One connection. It is closed without a word where headers do not become whole within ``header_seconds``; once
+    they are, what is sent and answered takes as long as it takes."""
+
+    __slots__ = ("_header_seconds", "_headers_due")
+
+    def __init__(
+        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, header_seconds: float, **options: Any
+    ) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self._header_seconds = header_seconds
+        self._headers_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._headers_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Also of a body, or of a WebSocket: only between requests there is nobody who waits for the first byte."""
+        known = self._request_count
+        super().data_received(data)
+        if self._request_count != known:
+            self._headers_came()
+        elif self._waiter is not None and self._headers_due is None and not self._waiter.done():
+            self._expect_headers()
+
+    def _expect_headers(self) -> None:
+        self._headers_due = self._loop.call_later(self._header_seconds, self._too_slow)
+
+    def _headers_came(self) -> None:
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+            self._headers_due = None
+
+    def _too_slow(self) -> None:
+        self._headers_due = None
+        log.debug("headers_late", seconds=self._header_seconds)
+        self.force_close()
 
     def handle_error(
         self,
@@ -70,8 +116,8 @@ class ProblemServer(web.Server):
 class Runner(web.AppRunner):
     """Runs an application with bounded headers, cancelled handlers for clients that leave, and problems for all errors.
 
-    ``options`` are those of a connection (``keepalive_timeout`` and the like). aiohttp's own access log is off: the
-    outermost middleware writes one.
+    ``options`` are those of a connection (``keepalive_timeout``, ``header_seconds`` and the like). aiohttp's own
+    access log is off: the outermost middleware writes one.
     """
 
     def __init__(self, app: web.Application, *, shutdown_timeout: float = 60.0, **options: Any) -> None:
@@ -79,9 +125,11 @@ class Runner(web.AppRunner):
             "access_log": None,
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_HEADERS,
+            "header_seconds": HEADER_SECONDS,
+            "keepalive_timeout": KEEPALIVE_SECONDS,
             **options,
         }
-        super().__init__(app, handler_cancellation=True, shutdown_timeout=shutdown_timeout, **self._options)
+        super().__init__(app, handler_cancellation=True, shutdown_timeout=shutdown_timeout)
 
     async def _make_server(self) -> web.Server:
         return ProblemServer(await super()._make_server(), **self._options)
