@@ -144,7 +144,10 @@ def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
                 raise ValueError("not a position")
             if type(event.type) is not str or event.at.tzinfo is None:
                 raise ValueError("not an event")
-            if event.control and any(type(p) is not int for p in event.control.redacts):
+            about = event.control.about
+            if about is not None and type(about) is not int:
+                raise ValueError("not a control")
+            if any(type(p) is not int for p in event.control.redacts):
                 raise ValueError("not a control")
     except (TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError("not a hint") from error

@@ -33,6 +33,10 @@ class LogSource(Protocol):
 
     async def head(self) -> Head: ...
 
+    async def renew_epoch(self, old: int) -> Head:
+        """Stores another epoch in place of ``old``, unless that was done already. The head afterwards."""
+        ...
+
     async def range(self, after: int, upto: int, limit: int) -> Sequence[StoredEvent]:
         """Events with ``after < position <= upto``, oldest first and without holes, at most ``limit``."""
 
@@ -218,12 +222,16 @@ class LogReader:
                 if self._head_error is not None:
                     raise self._head_error
                 return
-            self._head_began, self._head_error = self._clock(), None
+            began = self._clock()
             try:
                 await self._read_head()
             except Exception as error:
-                self._head_error = error
+                self._head_began, self._head_error = began, error
                 raise
+            self._head_began, self._head_error = (
+                began,
+                None,
+            )  # one that was cancelled says nothing to the others
 
     async def _read_head(self) -> None:
         started = self._clock()
@@ -232,10 +240,7 @@ class LogReader:
         if head.epoch != self.epoch or head.position < self.position:
             # A position that was seen had been committed, so a head below it is another log: unless it was read before
             # the newest hint came, or before another reading found the log replaced. A second one cannot be.
-            started, seen = self._clock(), self.position
-            head = await within(self._timing.source, self._source.head())
-            if head.epoch != self.epoch or head.position < seen:
-                self._start_over(head)
+            started, head = await self._read_again()
         self.floor = head.floor
         if head.position > self.position and not await self.reached(head.position, self._timing.gap):
             await self._read_to(head.position)
@@ -244,6 +249,20 @@ class LogReader:
         self._metrics.log_read(head.position, max(0, head.position - before), self._clock() - started)
         if not was_fresh and self.fresh:
             self.became_fresh()
+
+    async def _read_again(self) -> tuple[float, Head]:
+        while True:
+            started, seen, epoch = self._clock(), self.position, self.epoch
+            head = await within(self._timing.source, self._source.head())
+            if head.epoch == epoch and head.position < seen:
+                # PostgreSQL lost what it had committed, as a failover can. Positions will be given a second time, so
+                # cursors of the first must be told apart from them: for good, and by every instance.
+                head = await within(self._timing.source, self._source.renew_epoch(epoch))
+            if epoch != self.epoch:
+                continue  # another reading found it first
+            if head.epoch != epoch:
+                self._start_over(head)
+            return started, head
 
     def _start_over(self, head: Head) -> None:
         logger.error("log.replaced", had=self.position, has=head.position)

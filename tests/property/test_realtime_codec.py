@@ -180,6 +180,10 @@ def hint_of_position(position: int) -> bytes:
     return json.dumps([[position, *PIECES[1:]]]).encode()
 
 
+def hint_with_control(control: object) -> bytes:
+    return json.dumps([[*PIECES[:-1], json.dumps(control)]]).encode()
+
+
 @given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode()), nearly_hints()))
 @example(b"")
 @example(b"\xff")
@@ -187,6 +191,9 @@ def hint_of_position(position: int) -> bytes:
 @example(hint_of_position(-1))
 @example(hint_of_position(0))
 @example(hint_of_position(2**64))
+@example(hint_with_control({"about": "7"}))
+@example(hint_with_control({"redacts": ["7"]}))
+@example(hint_with_control([]))
 def test_what_is_no_hint_raises_value_error_and_nothing_else(payload: bytes) -> None:
     """It arrives from outside, on a handler that must not raise anything else."""
     try:
@@ -198,6 +205,8 @@ def test_what_is_no_hint_raises_value_error_and_nothing_else(payload: bytes) -> 
     for event in events:
         assert isinstance(event.position, int)
         assert 0 < event.position < 2**63
+        assert all(isinstance(position, int) for position in event.control.redacts)
+        assert event.control.about is None or isinstance(event.control.about, int)
         assert isinstance(event.type, str)
         assert event.at.tzinfo is not None
         Event(event, 1)

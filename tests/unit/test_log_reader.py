@@ -430,6 +430,38 @@ async def test_it_ends_when_told_to_even_in_the_moment_in_which_it_is_poked() ->
 
 
 @simulated
+async def test_a_reading_that_was_given_up_is_nobody_elses_answer() -> None:
+    """A client goes away in the middle of it, and those who wait for the next reading have to make it themselves."""
+    async with reading(timing=LogTiming(poll=1000.0, stale=1000.0)) as it:
+        it.source.latency = 0.5
+        first = it.loop.create_task(it.reader.read_head())
+        await passes(0.4)
+        it.commit()  # after the first has looked
+        second = it.loop.create_task(it.reader.read_head())
+        third = it.loop.create_task(it.reader.confirm(1))
+        await first
+        await passes(0.1)
+        second.cancel()
+        assert await third, "the position exists"
+        assert it.reader.position == 1
+
+
+@simulated
+async def test_a_storm_of_readings_costs_two_and_a_failure_is_told_to_all() -> None:
+    async with reading(timing=LogTiming(poll=1000.0)) as it:
+        it.source.latency = 0.1
+        before = it.source.calls["head"]
+        readings = [it.loop.create_task(it.reader.read_head()) for _ in range(50)]
+        await asyncio.wait(readings)
+        assert it.source.calls["head"] == before + 2
+        it.source.away = True
+        readings = [it.loop.create_task(it.reader.read_head()) for _ in range(50)]
+        await asyncio.wait(readings)
+        assert all(r.exception() is not None for r in readings)
+        assert it.source.calls["head"] == before + 4
+
+
+@simulated
 async def test_reached_waits_for_a_position_and_no_longer_than_asked() -> None:
     async with reading(timing=LogTiming(poll=1000.0)) as it:
         before = it.loop.time()
