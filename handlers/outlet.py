@@ -47,7 +47,11 @@ class Outlet:
         """Bytes that the kernel has not taken."""
         return self._transport.get_write_buffer_size()
 
-    def abort(self) -> None:
-        """Cuts the connection, and drops what waits."""
+    def finish(self) -> None:
+        """Ends the connection once what was written has gone out."""
         if not self._transport.is_closing():
-            self._transport.abort()
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Cuts the connection and drops what waits, also where it is closing and waits for the peer to read."""
+        self._transport.abort()
