@@ -24,6 +24,11 @@ class StoredLog:
             head = await log.read_head(connection)
         return Head(head.position, head.epoch, head.floor)
 
+    async def renew_epoch(self, old: int) -> Head:
+        async with self._vital.connection() as connection:
+            head = await log.renew_epoch(connection, old)
+        return Head(head.position, head.epoch, head.floor)
+
     async def range(self, after: int, upto: int, limit: int) -> Sequence[StoredEvent]:
         async with self._database.connection() as connection:
             return await log.read_range(connection, after, upto, limit)

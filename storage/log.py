@@ -40,6 +40,13 @@ _COLUMNS = "position, tenant_id, topic_kind, topic_id, type, at, data, control"
 
 READ_HEAD = "SELECT position, epoch, floor FROM log_heads WHERE log = $1"
 
+# Random, and never the one it was. Only from the epoch the caller knows: of several that find the log replaced, one
+# changes it.
+RENEW_EPOCH = """
+UPDATE log_heads SET epoch = (epoch + 1 + (random() * 9007199254740989)::bigint) % 9007199254740991
+WHERE log = $1 AND epoch = $2
+"""
+
 READ_RANGE = (
     f"SELECT {_COLUMNS} FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"
 )
@@ -131,6 +138,15 @@ async def read_head(connection: Connection) -> Head:
     row = await connection.fetchrow(READ_HEAD, LOG)
     assert row is not None
     return Head(row["position"], row["epoch"], row["floor"])
+
+
+async def renew_epoch(connection: Connection, old: int) -> Head:
+    """Gives the log another epoch, unless it has another than ``old`` already. The head afterwards.
+
+    Not inside a transaction: the second statement must see the epoch that the first may have waited for.
+    """
+    await connection.execute(RENEW_EPOCH, LOG, old)
+    return await read_head(connection)
 
 
 async def read_range(connection: Connection, after: int, upto: int, limit: int) -> list[StoredEvent]:

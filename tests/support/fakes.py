@@ -158,6 +158,14 @@ class FakeSource:
         self.readings.append((began, head.position))
         return head
 
+    async def renew_epoch(self, old: int) -> Head:
+        await self._reach("renew_epoch")
+        if self.log.epoch == old:
+            self.log.epoch += 1
+        head = Head(self.log.head, self.log.epoch, self.log.floor)
+        await self._return("renew_epoch")
+        return head
+
     async def range(self, after: int, upto: int, limit: int) -> Sequence[StoredEvent]:
         await self._reach("range")
         events = self.log.events[max(after, self.log.dropped) : upto][:limit]
