@@ -69,6 +69,8 @@ async def _read(
             events, upto, more = await poll.read(reached, limit)
         except NotFresh as error:
             raise Unavailable("the log cannot be read right now") from error
+        if poll.draining:
+            continue
         if events and not realtime.hub.fresh:
             try:
                 await within(max(1.0, deadline - realtime.hub.clock()), realtime.hub.until_fresh())
