@@ -26,6 +26,8 @@ _OPTIONS = (
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
     "--no-first-run",
     "--remote-debugging-port=0",
 )
