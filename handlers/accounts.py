@@ -96,7 +96,7 @@ ROUTES = (
         description="An unknown account and a wrong password get the same answer after the same work.",
         auth=False,
         limit="auth",
-        account=lambda body: str(body.username),
+        account=lambda body: str(body.username).strip().casefold(),  # as signing in looks it up
         form=True,
     ),
     Route(

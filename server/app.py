@@ -79,7 +79,7 @@ def _services(app: web.Application, parts: Parts, live: Live) -> None:
         passwords,
         sign_ins,
         parts.directory,
-        departure=GroupDeparture(),
+        departure=GroupDeparture(uow),
         changed=live.visibility_changed,
     )
     app[keys.SIGN_INS] = sign_ins

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from email_validator import EmailNotValidError, validate_email
 
-from domain.errors import AlreadyTaken, FieldError, InvalidFields, WrongPassword
+from domain.errors import AlreadyTaken, FieldError, InvalidFields, Unavailable, WrongPassword
 from domain.identity import Identity, Permission
 from domain.ids import SessionId, TenantId, UserId, new_id
-from domain.log import EventDraft, StoredEvent
 from domain.resources import OwnUser, SignedIn
 from services.profiles import show_own_user
 from services.revocation import revoke_sessions
@@ -24,20 +23,30 @@ from storage import blocks, users
 from storage.database import Connection, Database
 from storage.users import Taken, UserRow
 
+T = TypeVar("T")
+
 USERNAME = re.compile(r"[a-z0-9_.]{3,30}")
 PASSWORD_BYTES = range(8, 1024 + 1)
+
+
+ROUNDS = 5
+"""How often somebody who is being taken into groups all the time leaves them, before the deletion is put off."""
 
 
 class Departure(Protocol):
     """What becomes of the conversations of somebody who deletes their account."""
 
-    async def prepare(self, connection: Connection, identity: Identity) -> Sequence[EventDraft]:
-        """Makes them leave. First in the transaction, as it locks conversations by id; gives the events that tell."""
+    async def leave(self, identity: Identity) -> None:
+        """Makes them leave, in transactions of its own, before the account is deleted."""
         ...
 
-    async def settle(self, connection: Connection, identity: Identity, events: Sequence[StoredEvent]) -> None:
-        """Writes what needs those events' positions. Waits for no lock: the log's head is held."""
+    async def is_out(self, connection: Connection, identity: Identity) -> bool:
+        """Whether nobody has taken them in again since. Their account is locked."""
         ...
+
+
+class _TakenIn(Exception):
+    """Somebody took the user into a group after they had left all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +145,7 @@ class Accounts:
         return await self._uow.run(work)
 
     async def delete(self, identity: Identity, password: str) -> None:
-        """Deletes the caller's account. Raises WrongPassword.
+        """Deletes the caller's account. Raises WrongPassword; Unavailable, after which they may be in fewer groups.
 
         What is personal is emptied, its names are free at once, every sign-in ends. Messages stay, under a name that
         nobody can take.
@@ -150,21 +159,29 @@ class Accounts:
             raise WrongPassword()
 
         async def work(tx: Transaction) -> Sequence[SessionId]:
-            leaving: Sequence[EventDraft] = ()
-            if self._departure is not None:
-                leaving = await self._departure.prepare(tx.connection, identity)
             if await users.lock_user(tx.connection, tenant, user) is None:
                 raise SessionRevoked()
+            # Whoever takes them in holds the account too (FOR SHARE): either we see it here, or they see it deleted.
+            if self._departure is not None and not await self._departure.is_out(tx.connection, identity):
+                raise _TakenIn()
             ended = await revoke_sessions(tx, tenant, user, "account_deleted")
             await blocks.delete_blocks_of(tx.connection, tenant, user)
             await users.anonymise(tx.connection, tenant, user)
-            events = await tx.append(*leaving, *ended.events)
-            if self._departure is not None:
-                await self._departure.settle(tx.connection, identity, events[: len(leaving)])
+            await tx.append(*ended.events)
             return ended.sessions
 
-        self._directory.forget(await self._uow.run(work))
+        self._directory.forget(await self._out_of_groups(identity, work))
         self._changed((user,))
+
+    async def _out_of_groups(self, identity: Identity, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        for _ in range(ROUNDS):
+            if self._departure is not None:
+                await self._departure.leave(identity)
+            try:
+                return await self._uow.run(work)
+            except _TakenIn:
+                continue
+        raise Unavailable("somebody keeps taking this account into groups; try again")
 
     async def prepare(
         self,

@@ -15,6 +15,7 @@ from services.idempotency import Answer, KeptAnswer, answer_of, run_kept
 from services.membership import locked_standing, require_leader, standing_of
 from services.message_views import show_own_message
 from services.profiles import show_user
+from services.sessions import SessionRevoked
 from services.unit_of_work import Transaction, UnitOfWork
 from services.visibility import visible_users
 from storage import conversations, members
@@ -227,7 +228,7 @@ class Conversations:
             found = await visible_users(tx.connection, tenant, user, names, "/members")
             others = {row.id for row in found} - {user}
             require_room(len(others) + 1)
-            await hold_accounts(tx.connection, found)
+            await hold_accounts(tx.connection, found, creator=identity)
             new = ConversationId(new_id())
             await conversations.insert_group(
                 tx.connection, tenant, new, title=title, history=history, creator=user
@@ -273,15 +274,22 @@ def require_room(count: int) -> None:
         )
 
 
-async def hold_accounts(connection: Connection, found: Sequence[UserRow]) -> None:
+async def hold_accounts(
+    connection: Connection, found: Sequence[UserRow], *, creator: Identity | None = None
+) -> None:
     """Keeps the accounts named under ``/members`` from being deleted before this transaction ends.
 
     Who deletes an account leaves the groups it is in; without this, a group it is just being taken into would keep it.
-    Raises UserNotFound where one was deleted meanwhile.
+    Raises UserNotFound where one was deleted meanwhile, and SessionRevoked where it is the ``creator`` of the group.
     """
-    if not found:
+    wanted = [(row.tenant, row.id) for row in found]
+    if creator is not None:
+        wanted.append((creator.tenant, creator.user))
+    if not wanted:
         return
-    held = await members.hold_users(connection, found[0].tenant, [row.id for row in found])
+    held = await members.hold_users(connection, wanted[0][0], [user for _, user in wanted])
+    if creator is not None and creator.user not in held:
+        raise SessionRevoked()
     for index, row in enumerate(found):
         if row.id not in held:
             raise UserNotFound(f"/members/{index}")

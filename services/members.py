@@ -25,16 +25,16 @@ from uuid import UUID
 from domain.errors import Conflict, Forbidden, NotFound
 from domain.identity import Identity
 from domain.ids import ConversationId, TenantId, UserId
-from domain.log import EventDraft, StoredEvent
+from domain.log import EventDraft
 from domain.resources import Member, Role
 from services.conversation_events import member_added, member_removed, member_updated
 from services.conversations import hold_accounts, require_room, show_conversation, show_member, view_of
 from services.idempotency import Answer, KeptAnswer, answer_of, run_kept
 from services.membership import locked_standing, require_leader, standing_of
-from services.profiles import show_user
+from services.profiles import show_deleted_user, show_user
 from services.unit_of_work import Transaction, UnitOfWork
 from services.visibility import user_name, visible_users
-from storage import conversations, log, members
+from storage import conversations, log, members, users
 from storage.conversation_views import ConversationView
 from storage.conversations import Standing
 from storage.database import Connection, Database
@@ -221,23 +221,40 @@ async def take_out(
 class GroupDeparture:
     """Takes somebody who deletes their account out of every group. Their direct conversations stay with the other."""
 
-    async def prepare(self, connection: Connection, identity: Identity) -> Sequence[EventDraft]:
-        """Locks the conversations by id, first thing in the transaction; gives the events that tell of the leaving."""
-        drafts: list[EventDraft] = []
-        for conversation in await conversations.lock_all_of(connection, identity.tenant, identity.user):
-            standing = await conversations.read_standing(
-                connection, identity.tenant, conversation, identity.user
-            )
-            member = await members.find(connection, identity.tenant, conversation, identity.user)
-            if standing is not None and standing.kind == "group" and member is not None:
-                drafts += await take_out(connection, identity.tenant, conversation, member)
-        return drafts
+    AT_ONCE = 50
+    """Groups left in one transaction: nobody there can write until it ends."""
 
-    async def settle(self, connection: Connection, identity: Identity, events: Sequence[StoredEvent]) -> None:
-        """Closes what they could read, once the events have their positions."""
-        for event in events:
-            if identity.user in event.control.leaves:
-                conversation = ConversationId(event.topic.id)
-                await log.close_windows(
-                    connection, identity.tenant, conversation, [identity.user], event.position
-                )
+    def __init__(self, uow: UnitOfWork) -> None:
+        self._uow = uow
+
+    async def leave(self, identity: Identity) -> None:
+        """Leaves all groups, in transactions of their own, as the deleted user they are about to be."""
+        while await self._uow.run(lambda tx: self._leave_some(tx, identity)) == self.AT_ONCE:
+            pass
+
+    async def is_out(self, connection: Connection, identity: Identity) -> bool:
+        """Whether they are in no group. With their account locked, nobody can take them into one."""
+        return not await members.is_in_group(connection, identity.tenant, identity.user)
+
+    async def _leave_some(self, tx: Transaction, identity: Identity) -> int:
+        tenant, user = identity.tenant, identity.user
+        locked = await conversations.lock_groups_of(tx.connection, tenant, user, self.AT_ONCE)
+        row = await users.find_user(tx.connection, tenant, user)
+        if row is None or not locked:
+            return 0
+        gone = show_deleted_user(row)
+        roles = await members.remove_from(tx.connection, tenant, user, locked)
+        owned = [group for group, role in roles.items() if role == "owner"]
+        heirs = await members.promote_heirs(tx.connection, tenant, user, owned)
+        drafts: list[EventDraft] = []
+        for group, role in roles.items():
+            drafts += member_removed(tenant, group, gone, role)
+            if group in heirs:
+                drafts += member_updated(tenant, group, show_user(heirs[group]), "owner")
+        positions = [
+            (ConversationId(event.topic.id), event.position)
+            for event in await tx.append(*drafts)
+            if user in event.control.leaves
+        ]
+        await members.close_windows(tx.connection, tenant, user, positions)
+        return len(locked)

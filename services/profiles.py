@@ -56,6 +56,13 @@ def show_user(row: PublicProfile) -> User:
     )
 
 
+def show_deleted_user(row: PublicProfile) -> User:
+    """An account as everyone sees it once it is deleted, and what it will be by then."""
+    return show_user(row).model_copy(
+        update={"username": f"deleted-{str(row.id)[-12:]}", "display_name": "Deleted user", "bio": ""}
+    )
+
+
 def show_own_user(row: UserRow) -> OwnUser:
     """An account as its owner sees it."""
     return OwnUser(
@@ -145,6 +152,6 @@ class Profiles:
         row = await self._uow.run(work)
         if row is None:
             raise NotFound()
-        if change.settings is not None:
+        if change.settings:
             self._changed((identity.user,))
         return show_own_user(row)

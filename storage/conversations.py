@@ -14,11 +14,11 @@ Kind = Literal["direct", "group"]
 
 LOCK = "SELECT 1 FROM conversations WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE"
 
-LOCK_ALL_OF = """
+LOCK_GROUPS_OF = """
 SELECT c.id FROM conversations c
-WHERE c.tenant_id = $1 AND c.id IN (
+WHERE c.tenant_id = $1 AND c.kind = 'group' AND c.id IN (
     SELECT conversation_id FROM conversation_members WHERE tenant_id = $1 AND user_id = $2 AND left_at IS NULL
-) ORDER BY c.id FOR NO KEY UPDATE
+) ORDER BY c.id LIMIT $3 FOR NO KEY UPDATE
 """
 
 READ_STANDING = """
@@ -85,9 +85,15 @@ async def lock(connection: Connection, tenant: TenantId, conversation: Conversat
     await connection.execute(LOCK, tenant, conversation)
 
 
-async def lock_all_of(connection: Connection, tenant: TenantId, user: UserId) -> list[ConversationId]:
-    """Locks every conversation a user is in, in the order all transactions use, and names them."""
-    return [ConversationId(row["id"]) for row in await connection.fetch(LOCK_ALL_OF, tenant, user)]
+async def lock_groups_of(
+    connection: Connection, tenant: TenantId, user: UserId, limit: int
+) -> list[ConversationId]:
+    """Locks groups a user is in, ``limit`` at most, in the order all transactions use, and names them.
+
+    Who was waited for may have taken the user out of some of them.
+    """
+    rows = await connection.fetch(LOCK_GROUPS_OF, tenant, user, limit)
+    return [ConversationId(row["id"]) for row in rows]
 
 
 async def read_standing(

@@ -73,6 +73,33 @@ WITH gone AS (
 UPDATE conversations SET member_count = member_count - 1, updated_at = now() WHERE tenant_id = $1 AND id = $2
 """
 
+IS_IN_GROUP = """
+SELECT EXISTS (
+    SELECT 1 FROM conversation_members m
+    JOIN conversations c ON c.tenant_id = m.tenant_id AND c.id = m.conversation_id
+    WHERE m.tenant_id = $1 AND m.user_id = $2 AND m.left_at IS NULL AND c.kind = 'group')
+"""
+
+REMOVE_FROM = """
+WITH gone AS (
+    UPDATE conversation_members SET left_at = now()
+    WHERE tenant_id = $1 AND user_id = $2 AND conversation_id = ANY($3::uuid[]) AND left_at IS NULL
+    RETURNING conversation_id, role
+), untold AS (
+    DELETE FROM receipts_owed WHERE tenant_id = $1 AND user_id = $2 AND conversation_id = ANY($3::uuid[])
+), counted AS (
+    UPDATE conversations c SET member_count = c.member_count - 1, updated_at = now()
+    FROM gone WHERE c.tenant_id = $1 AND c.id = gone.conversation_id
+)
+SELECT conversation_id, role FROM gone ORDER BY conversation_id
+"""
+
+CLOSE_WINDOWS = """
+UPDATE membership_windows w SET closes = p.position
+FROM unnest($3::uuid[], $4::bigint[]) AS p (conversation_id, position)
+WHERE w.tenant_id = $1 AND w.user_id = $2 AND w.conversation_id = p.conversation_id AND w.closes IS NULL
+"""
+
 UPDATE_ROLE = """
 UPDATE conversation_members SET role = $4 WHERE tenant_id = $1 AND conversation_id = $2 AND user_id = $3
 """
@@ -90,11 +117,28 @@ WHERE m.tenant_id = $1 AND m.conversation_id = $2 AND m.left_at IS NULL
     AND (u.id = $3 OR (u.username = $4 AND u.deleted_at IS NULL))
 """
 
-FIND_SENIOR = f"""
-SELECT {MEMBER} FROM conversation_members m
+
+def _senior(columns: str, conversation: str) -> str:
+    """Who ranks first in ``conversation``, other than $3."""
+    return f"""
+SELECT {columns} FROM conversation_members m
 JOIN users u ON u.tenant_id = m.tenant_id AND u.id = m.user_id
-WHERE m.tenant_id = $1 AND m.conversation_id = $2 AND m.left_at IS NULL AND m.user_id <> $3
+WHERE m.tenant_id = $1 AND m.conversation_id = {conversation} AND m.left_at IS NULL AND m.user_id <> $3
 ORDER BY m.role = 'owner' DESC, m.role = 'admin' DESC, u.deleted_at IS NOT NULL, m.joined_position, m.user_id LIMIT 1
+"""
+
+
+FIND_SENIOR = _senior(MEMBER, "$2")
+
+PROMOTE_HEIRS = f"""
+WITH heirs AS (
+    SELECT g.id AS conversation_id, s.user_id FROM unnest($2::uuid[]) AS g (id)
+    CROSS JOIN LATERAL ({_senior("m.user_id, m.role", "g.id")}) s WHERE s.role <> 'owner'
+), promoted AS (
+    UPDATE conversation_members m SET role = 'owner' FROM heirs h
+    WHERE m.tenant_id = $1 AND m.conversation_id = h.conversation_id AND m.user_id = h.user_id
+)
+SELECT h.conversation_id, {PROFILE} FROM heirs h JOIN users u ON u.tenant_id = $1 AND u.id = h.user_id
 """
 
 LIST = f"""
@@ -198,6 +242,40 @@ async def remove(
 ) -> None:
     """Takes out a member. What they may read stays open until :func:`storage.log.close_windows`."""
     await connection.execute(REMOVE, tenant, conversation, user)
+
+
+async def is_in_group(connection: Connection, tenant: TenantId, user: UserId) -> bool:
+    return bool(await connection.fetchval(IS_IN_GROUP, tenant, user))
+
+
+async def remove_from(
+    connection: Connection, tenant: TenantId, user: UserId, groups: Sequence[ConversationId]
+) -> dict[ConversationId, Role]:
+    """Takes a user out of those of the groups they are in, and gives their role in each.
+
+    :func:`close_windows` follows.
+    """
+    rows = await connection.fetch(REMOVE_FROM, tenant, user, list(groups))
+    return {ConversationId(row["conversation_id"]): row["role"] for row in rows}
+
+
+async def promote_heirs(
+    connection: Connection, tenant: TenantId, user: UserId, groups: Sequence[ConversationId]
+) -> dict[ConversationId, ProfileRow]:
+    """Makes who ranks first after ``user`` an owner, in each of the groups without one; gives those it made."""
+    if not groups:
+        return {}
+    rows = await connection.fetch(PROMOTE_HEIRS, tenant, list(groups), user)
+    return {ConversationId(group): ProfileRow(*profile) for group, *profile in map(tuple, rows)}
+
+
+async def close_windows(
+    connection: Connection, tenant: TenantId, user: UserId, positions: Sequence[tuple[ConversationId, int]]
+) -> None:
+    """Ends a user's reading of each of these conversations after the position beside it."""
+    await connection.execute(
+        CLOSE_WINDOWS, tenant, user, [group for group, _ in positions], [p for _, p in positions]
+    )
 
 
 async def update_role(

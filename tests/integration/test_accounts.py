@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
+from uuid import UUID
 
 import orjson
 import pytest
@@ -15,13 +16,17 @@ from domain.errors import (
     Invalid,
     InvalidFields,
     NotFound,
+    Unavailable,
     UserNotFound,
     WrongPassword,
 )
 from domain.identity import Identity, Permission
-from domain.ids import DEFAULT_TENANT, UserId, new_id
+from domain.ids import DEFAULT_TENANT, ConversationId, UserId, new_id
 from domain.resources import User
-from services.profiles import ProfileChange
+from services.accounts import Accounts
+from services.conversations import Conversations, NewConversation
+from services.members import GroupDeparture, Members
+from services.profiles import ProfileChange, Profiles
 from services.sessions import SessionRevoked
 from services.sign_ins import WrongCredentials
 from services.visibility import can_see, visible_users
@@ -275,6 +280,53 @@ async def test_a_deleted_account_is_gone_and_its_names_are_free(office: Office) 
     assert "ada@" not in row
     again = await office.person("ada")
     assert again.user != ada.user
+
+
+async def test_who_is_taken_into_a_group_while_they_delete_their_account_is_in_none(office: Office) -> None:
+    ada, bob = await office.person("ada"), await office.person("bob")
+    groups = Conversations(office.database, office.uow)
+    members = Members(office.database, office.uow)
+    answer = await groups.start(ada, NewConversation("group", [], "A group"))
+    group = ConversationId(UUID(orjson.loads(answer.body)["id"]))
+
+    class TakenInAtTheWorstMoment(GroupDeparture):
+        times = 1
+
+        async def leave(self, identity: Identity) -> None:
+            await super().leave(identity)
+            if self.times:
+                self.times -= 1
+                await members.add(ada, group, ["bob"])
+
+    departure = TakenInAtTheWorstMoment(office.uow)
+    accounts = Accounts(
+        office.database, office.uow, office.passwords, office.sign_ins, office.directory, departure=departure
+    )
+    departure.times = 100
+    with pytest.raises(Unavailable):
+        await accounts.delete(bob, PASSWORD)
+    await office.profiles.me(bob)
+    departure.times = 1
+    await accounts.delete(bob, PASSWORD)
+    shown = await groups.get(ada, group)
+    assert shown.member_count == 1
+    assert await office.sql("SELECT 1 FROM users WHERE id = $1 AND deleted_at IS NULL", bob.user) == []
+    still = "SELECT 1 FROM conversation_members WHERE user_id = $1 AND left_at IS NULL"
+    assert await office.sql(still, bob.user) == []
+    assert (
+        await office.sql("SELECT 1 FROM membership_windows WHERE user_id = $1 AND closes IS NULL", bob.user)
+        == []
+    )
+
+
+async def test_only_settings_that_were_given_are_told_to_have_changed(office: Office) -> None:
+    ada = await office.person("ada")
+    changed: list[UserId] = []
+    profiles = Profiles(office.database, office.uow, changed=changed.extend)
+    await profiles.update(ada, ProfileChange(bio="words"))
+    assert changed == []
+    await profiles.update(ada, ProfileChange(settings={"presence": False}))
+    assert changed == [ada.user]
 
 
 async def test_deleting_needs_the_password(office: Office) -> None:

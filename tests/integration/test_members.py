@@ -15,9 +15,12 @@ from domain.identity import Identity
 from domain.ids import ConversationId
 from domain.resources import Role
 from services.members import GroupDeparture, LastOwner
+from services.profiles import PublicProfile, show_user
+from services.sessions import SessionRevoked
 from services.unit_of_work import Transaction
 from storage import users
-from tests.support.chat import Chat, chat_on, data_of
+from storage.members import PROFILE, ProfileRow
+from tests.support.chat import Chat, chat_on, counted_statements, data_of
 
 
 @pytest.fixture
@@ -325,19 +328,18 @@ async def test_who_deletes_their_account_leaves_every_group(chat: Chat) -> None:
     direct = await chat.direct(ada, bob)
     await chat.send(bob, owned, "hi")
     before = await chat.head()
-    departure = GroupDeparture()
-
-    async def work(tx: Transaction) -> None:
-        drafts = await departure.prepare(tx.connection, ada)
-        await users.anonymise(tx.connection, ada.tenant, ada.user)
-        events = await tx.append(*drafts)
-        await departure.settle(tx.connection, ada, events[: len(drafts)])
-
-    await chat.uow.run(work)
+    departure = GroupDeparture(chat.uow)
+    await departure.leave(ada)
+    async with chat.database.connection() as connection:
+        assert await departure.is_out(connection, ada)
+        await users.anonymise(connection, ada.tenant, ada.user)
     assert await roles(chat, bob, owned) == {"bob": "owner"}
     assert await roles(chat, eve, joined) == {"eve": "owner"}
     assert (await chat.get(bob, direct)).member_count == 2
     assert await chat.types(bob, before) == ["member.removed", "member.updated", "member.updated"]
+    told = data_of((await chat.replay(bob, before))[0])["user"]
+    (row,) = await _users(chat, ada)
+    assert told == orjson.loads(show_user(row).model_dump_json()), "as everyone sees them from now on"
     await chat.send(bob, owned, "gone?")
     await chat.send(eve, joined, "gone?")
     assert [t for t in await chat.types(ada, before) if t != "member.removed"] == []
@@ -347,11 +349,9 @@ async def test_who_deletes_their_account_leaves_every_group(chat: Chat) -> None:
 async def test_an_account_deleted_meanwhile_is_taken_in_nowhere(chat: Chat) -> None:
     ada, bob = await chat.crowd("ada", "bob")
     conversation = await chat.group(ada)
-    departure = GroupDeparture()
     leaving, deleted = asyncio.Event(), asyncio.Event()
 
     async def delete(tx: Transaction) -> None:
-        await departure.prepare(tx.connection, bob)
         await users.lock_user(tx.connection, bob.tenant, bob.user)
         await users.anonymise(tx.connection, bob.tenant, bob.user)
         leaving.set()
@@ -362,14 +362,51 @@ async def test_an_account_deleted_meanwhile_is_taken_in_nowhere(chat: Chat) -> N
         await leaving.wait()
         adding = tasks.create_task(refused(chat.members.add(ada, conversation, ["bob"])))
         starting = tasks.create_task(refused(chat.group(ada, bob)))
-        while await chat.value("SELECT count(*) FROM pg_locks WHERE NOT granted") < 2:
+        alone = tasks.create_task(refused(chat.group(bob)))
+        while await chat.value("SELECT count(*) FROM pg_locks WHERE NOT granted") < 3:
             assert not adding.done()
             assert not starting.done()
+            assert not alone.done()
         deleted.set()
+    assert isinstance(alone.result(), SessionRevoked)
     for refusal in (adding.result(), starting.result()):
         assert isinstance(refusal, UserNotFound)
         assert refusal.fields[0].pointer == "/members/0"
     assert await chat.value("SELECT count(*) FROM conversation_members WHERE user_id = $1", bob.user) == 0
+
+
+async def test_leaving_many_groups_is_some_statements_and_not_some_for_each(chat: Chat) -> None:
+    ada, bob = await chat.crowd("ada", "bob")
+    departure = GroupDeparture(chat.uow)
+    counts = []
+    for many in (1, 7):
+        groups = [await chat.group(ada, bob) for _ in range(many)]
+        async with counted_statements(chat) as statements:
+            await departure.leave(ada)
+        counts.append(len(statements))
+        for group in groups:
+            assert await roles(chat, bob, group) == {"bob": "owner"}
+            assert (await chat.get(bob, group)).member_count == 1
+    assert counts[0] == counts[1]
+
+
+async def test_no_more_groups_than_a_few_are_held_at_once(chat: Chat) -> None:
+    ada, bob = await chat.crowd("ada", "bob")
+    departure = GroupDeparture(chat.uow)
+    departure.AT_ONCE = 2
+    groups = [await chat.group(ada, bob) for _ in range(5)]
+    async with counted_statements(chat) as statements:
+        await departure.leave(ada)
+    assert sum("log_heads" in statement for statement in statements) == 3
+    for group in groups:
+        assert await roles(chat, bob, group) == {"bob": "owner"}
+
+
+async def _users(chat: Chat, of: Identity) -> list[PublicProfile]:
+    async with chat.database.connection() as connection:
+        record = await connection.fetchrow(f"SELECT {PROFILE} FROM users u WHERE u.id = $1", of.user)
+    assert record is not None
+    return [ProfileRow(*record)]
 
 
 async def refused(work: Awaitable[object]) -> BaseException | None:

@@ -152,7 +152,7 @@ async def open_office(database_url: str, *, rounds: int = 4, **settings: Any) ->
             refresh_seconds=REFRESH_SECONDS,
             refresh_leeway_seconds=LEEWAY,
         )
-        accounts = Accounts(database, uow, passwords, sign_ins, directory, departure=GroupDeparture())
+        accounts = Accounts(database, uow, passwords, sign_ins, directory, departure=GroupDeparture(uow))
         yield Office(
             database,
             uow,
