@@ -374,6 +374,45 @@ async def test_a_head_that_went_back_is_another_log_too() -> None:
         await passes(0.3)
         assert it.losses == [6]
         assert it.reader.position == 6
+        assert it.reader.epoch == it.log.epoch == 8, "what the same positions held before is of another epoch"
+        await passes(1)
+        assert it.source.calls["renew_epoch"] == 1
+
+
+@simulated
+async def test_instances_that_see_the_head_go_back_agree_on_one_new_epoch() -> None:
+    log = FakeLog()
+    async with reading(log) as one, reading(log) as other:
+        batch = one.commit(10)
+        one.reader.offer(batch)
+        other.reader.offer(batch)
+        one.source.latency, other.source.latency = 0.05, 0.07
+        del log.events[6:]
+        async with asyncio.TaskGroup() as group:
+            for reader in (one.reader, one.reader, other.reader, other.reader):
+                group.create_task(reader.read_head())
+        await passes(0.5)
+        assert log.epoch == one.reader.epoch == other.reader.epoch == 8
+        assert one.losses == other.losses == [6]
+
+
+@simulated
+async def test_nothing_is_told_of_a_log_that_lost_its_end_until_it_has_another_epoch() -> None:
+    async with reading() as it:
+        it.reader.offer(it.commit(10))
+
+        async def read_only(old: int) -> Head:
+            raise ConnectionError
+
+        renew, it.source.renew_epoch = it.source.renew_epoch, read_only  # type: ignore[method-assign]
+        del it.log.events[6:]
+        await passes(2)
+        assert not it.fresh()
+        assert it.losses == []
+        it.source.renew_epoch = renew  # type: ignore[method-assign]
+        await passes(0.5)
+        assert it.fresh()
+        assert (it.losses, it.reader.epoch) == ([6], 8)
 
 
 @simulated
