@@ -15,13 +15,16 @@ OK = Part("ok")
 
 
 def database_check(database: Database) -> Check:
-    """PostgreSQL answers a statement. Vital: nothing is durable without it. ``database`` is one that users cannot keep
-    busy: an instance with much to do is not one that should get less to do."""
+    """PostgreSQL answers a statement. Vital: nothing is durable without it.
+
+    ``database`` is one that users cannot keep busy: an instance that has much to do is well.
+    """
 
     async def run() -> Part:
         try:
             async with database.connection() as connection:
-                await connection.fetchval("SELECT 1")
+                if await connection.fetchval("SHOW transaction_read_only") == "on":
+                    return Part("down", "PostgreSQL is read-only")
         except Unavailable:
             return Part("down", "PostgreSQL does not answer")
         return OK

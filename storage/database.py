@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from domain.errors import Unavailable
 from domain.waiting import within
@@ -32,6 +33,9 @@ AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
     asyncpg.InsufficientResourcesError,
+    # A standby, or a primary that is kept from writing: another one will take over, or it will be set free.
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TargetServerAttributeNotMatched,
 )
 
 #: Errors after which the same transaction, run again, may succeed (PostgreSQL docs, 13.5).
@@ -61,6 +65,8 @@ class Database:
             min_size=1,
             max_size=self._pool_size,
             timeout=5,
+            # Of several hosts the primary; a standby's log is behind, and would look like one that lost its end.
+            target_session_attrs=SessionAttribute.read_write,
             command_timeout=self._statement_seconds,
             max_inactive_connection_lifetime=300,
             # Nothing here changes a session's state, so the round trip that would undo it is saved.

@@ -1,0 +1,68 @@
+"""What a write meets where PostgreSQL is there but may not be written to, and a log that came back without its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from domain.errors import Unavailable
+from server.health import database_check
+from services.log_source import StoredLog
+from storage.database import Database
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database(database_url, pool_size=3) as made:
+        yield made
+
+
+async def make_read_only(url: str) -> None:
+    """For connections from now on, as those to a standby are."""
+    connection = await asyncpg.connect(url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await connection.close()
+
+
+async def test_a_write_that_meets_a_read_only_postgresql_finds_it_away(database: Database) -> None:
+    async def write() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("SET TRANSACTION READ ONLY")
+            await connection.execute("UPDATE log_heads SET floor = 0")
+
+    with pytest.raises(Unavailable):
+        await write()
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE log_heads SET floor = 0")
+
+
+async def test_a_connection_that_became_read_only_is_reported_as_down(database: Database) -> None:
+    assert (await database_check(database).run()).status == "ok"
+    async with database.connection() as connection:
+        await connection.execute("SET default_transaction_read_only = on")
+    assert (await database_check(database).run()).status == "down"
+
+
+async def test_no_connection_is_made_to_a_postgresql_that_cannot_be_written_to(
+    database: Database, database_url: str
+) -> None:
+    await make_read_only(database_url)
+    async with database.connection():  # the one there is; the next is a new one
+        with pytest.raises(Unavailable):
+            await database.connection().__aenter__()
+        assert (await database_check(database).run()).status == "down"
+
+
+async def test_several_that_find_the_log_replaced_give_it_one_new_epoch(database: Database) -> None:
+    source = StoredLog(database, database)
+    before = await source.head()
+    heads = await asyncio.gather(*(source.renew_epoch(before.epoch) for _ in range(5)))
+    assert len({head.epoch for head in heads}) == 1
+    assert heads[0].epoch != before.epoch
+    assert heads[0].position == before.position
+    assert await source.renew_epoch(before.epoch) == heads[0]
+    assert await source.head() == heads[0]
