@@ -18,12 +18,16 @@ AHEAD = 2  # partitions that stand ready beyond the one in use
 
 
 class Retention:
-    """One instance at a time does the work; the others find the advisory lock taken and wait for their turn."""
+    """One instance at a time does the work; the others find the advisory lock taken and wait for their turn.
+
+    ``every``: seconds between two rounds, longer than an instance may know the floor late.
+    """
 
     def __init__(self, database: Database, *, keep_hours: float, every: float = 10.0) -> None:
         self._database = database
         self._keep = timedelta(hours=keep_hours)
         self._every = every
+        self._floor = 0  # as it was the last time this instance tended the log
 
     async def run(self) -> None:
         """Works every few seconds until cancelled."""
@@ -48,12 +52,16 @@ class Retention:
 
     async def _partitions(self, connection: Connection) -> None:
         head = await log.read_head(connection)
+        # Readers know the floor a moment late. What fell below it only now, they would still read, and find a hole: it
+        # is kept until the next time. Never beyond the floor of now: a restored log may have a lower one.
+        known, self._floor = min(self._floor, head.floor), head.floor
         partitions = await retention.list_partitions(connection)
         end = partitions[-1].end if partitions else 0
         while end < head.position + AHEAD * retention.PARTITION_EVENTS:
             await retention.add_partition(connection, end)
             end += retention.PARTITION_EVENTS
-        for partition in partitions:
-            if partition.end <= head.floor:
-                await retention.drop_partition(connection, partition)
-                logger.info("log.partition_dropped", upto=partition.end - 1)
+        for partition in sorted(partitions, key=lambda p: not p.detaching):
+            if partition.detaching or partition.end - 1 <= known:
+                await retention.detach_partition(connection, partition)
+        for name in await retention.drop_detached(connection, head.floor):
+            logger.info("log.partition_dropped", name=name)

@@ -107,7 +107,7 @@ PURGE = """
 DELETE FROM auth_sessions WHERE (tenant_id, id) IN (
     SELECT tenant_id, id FROM auth_sessions
     WHERE least(expires_at, revoked_at) < now() - make_interval(secs => $1)
-    LIMIT $2 FOR UPDATE SKIP LOCKED
+    ORDER BY least(expires_at, revoked_at) LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 """
 
