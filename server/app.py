@@ -145,6 +145,7 @@ def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:
         metrics=parts.metrics,
         tenants=Tenants(parts.database, parts.jobs, base_domain=parts.settings.base_domain),
         origins=parts.realtime.origins,
+        ongoing=drain.ongoing,
         draining=lambda: drain.begun,
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import structlog
 from aiohttp import web
 
+from handlers.reading import BODY_SECONDS
 from realtime.hub import Hub
 from realtime.presence import Presence
 
@@ -22,17 +23,45 @@ BATCH = 200  # sessions sent away together
 PAUSE = 0.1  # seconds between two batches
 RETURNS_A_SECOND = 2000  # how fast clients are asked to come back, to the other instances
 
+_ANSWER_SECONDS = 15.0  # a body that came at the last moment is still worked on: as long as a send may take
+
 _SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06  # Linux: asm-generic/socket.h, linux/bpf_common.h
 
 
+class Ongoing:
+    """The requests of one instance between their headers and the end of their handler."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Holds :meth:`ended` while the block runs."""
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._none.set()
+
+    async def ended(self) -> None:
+        """Returns when there is none."""
+        await self._none.wait()
+
+
 class Drain:
-    """From SIGTERM to the last session: ``grace`` seconds not ready but serving, then sessions go in batches."""
+    """From SIGTERM to the last answer: ``grace`` seconds not ready but serving, then sessions go in batches."""
 
     def __init__(self, hub: Hub, presence: Presence, *, grace: float) -> None:
         self._hub = hub
         self._presence = presence
         self._grace = grace
         self.begun = False
+        self.ongoing = Ongoing()
 
     async def announce(self) -> None:
         """Not ready from now on; returns when balancers have had the grace time to notice."""
@@ -49,6 +78,18 @@ class Drain:
             pause=PAUSE,
             reconnect_after_ms=lambda: random.randint(100, spread_ms),  # noqa: S311  # spreads load, no secret
         )
+
+    async def answer_the_last(self) -> None:
+        """Returns when all requests whose headers had arrived are answered, at the latest when no body is waited for.
+
+        Call it before the server shuts its connections: from then on aiohttp drops what they bring, so that a body
+        still under way would never be whole, and its request never answered.
+        """
+        try:
+            async with asyncio.timeout(BODY_SECONDS + _ANSWER_SECONDS):
+                await self.ongoing.ended()
+        except TimeoutError:
+            logger.warning("drain.unanswered")
 
 
 async def stop_listening(runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:

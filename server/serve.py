@@ -16,7 +16,7 @@ from aiohttp import web
 
 from server.data_dir import with_secret_key
 from server.embedded import EmbeddedServices
-from server.preflight import check_redis, migrate_database
+from server.preflight import FEWEST_DESCRIPTORS, check_redis, few_descriptors, migrate_database
 from server.protocol import Runner
 from server.settings import Settings, unknown_names
 from server.startup import StartupError
@@ -28,14 +28,17 @@ _BACKLOG = 2048
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serves until SIGTERM, SIGINT or SIGHUP. Calls `announce` with the banner once it accepts requests.
 
-    Leaves in this order: drain (sessions sent away in batches), the application's own cleanup (pools last),
-    then the embedded services if no other instance uses them. A second signal cuts the drain short.
+    Leaves in this order: drain (sessions sent away in batches, then the last requests answered), the application's
+    own cleanup (pools last), then the embedded services if no other instance uses them. A second signal cuts the drain
+    short.
     Raises `StartupError` where it cannot start.
     """
     with _stop_on_signals() as stop, _listening(settings) as sockets:
         settings = await asyncio.to_thread(with_secret_key, settings)
         for name, meant in unknown_names(os.environ).items():
             _log.warning("unknown_setting", name=name, did_you_mean=meant)
+        if (limit := few_descriptors()) is not None:
+            _log.warning("few_descriptors", limit=limit, advised=FEWEST_DESCRIPTORS)
         async with EmbeddedServices(settings) as services:
             await migrate_database(services.database_url)
             await _note_redis(services.redis_url)
@@ -71,6 +74,7 @@ async def _serve_application(
             await app[DRAIN].announce()
             await stop_listening(runner, sockets)
             await app[DRAIN].send_away()
+            await app[DRAIN].answer_the_last()
             watching.cancel()
         _log.info("stopping")
     finally:

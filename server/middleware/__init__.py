@@ -16,6 +16,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from handlers.origins import Origins
+from server.drain import Ongoing
 from server.metrics import Metrics
 from server.middleware.errors import errors
 from server.middleware.headers import answer_headers
@@ -33,12 +34,13 @@ def install(
     metrics: Metrics,
     tenants: TenantDirectory,
     origins: Origins,
+    ongoing: Ongoing,
     draining: Callable[[], bool],
 ) -> None:
     """Puts the middlewares on an application, outermost first. While ``draining()``, answers close the connection."""
     app.middlewares.extend(
         [
-            observe(metrics, Proxies(settings.trusted_proxies)),
+            observe(metrics, Proxies(settings.trusted_proxies), ongoing),
             errors,
             preflights(origins),
             tenancy(tenants),

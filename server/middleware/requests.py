@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from handlers import keys
+from server.drain import Ongoing
 from server.metrics import Metrics
 from server.middleware.proxies import Proxies
 
@@ -38,7 +39,7 @@ def request_id_of(request: web.BaseRequest) -> str:
 
 
 def observe(
-    metrics: Metrics, proxies: Proxies, *, clock: Callable[[], float] = time.perf_counter
+    metrics: Metrics, proxies: Proxies, ongoing: Ongoing, *, clock: Callable[[], float] = time.perf_counter
 ) -> Middleware:
     """Makes the middleware. Streams pass through it untouched; they are logged and counted when they end."""
 
@@ -51,7 +52,8 @@ def observe(
         status = 499  # gone before there was an answer
         metrics.request_started()
         try:
-            response = await handler(request)
+            with ongoing.one():
+                response = await handler(request)
             status = response.status
             if "Idempotent-Replayed" in response.headers:
                 metrics.answer_replayed()

@@ -9,7 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,7 +18,7 @@ import pytest
 from tests.support.clients import Api, Closed, Json, Person, Socket
 from tests.support.house import House
 from tests.support.instance import Instance
-from tests.support.raw import RawWebSocket, raw_ws
+from tests.support.raw import RawSocket, RawWebSocket, raw_ws
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]
 
@@ -210,3 +210,31 @@ async def test_a_request_that_had_arrived_is_answered(house: House, tmp_path: Pa
         assert await asyncio.to_thread(instance.wait) == 0
     await bob.direct_with(ann)
     assert len((await ann.poll(cursor))["events"]) == 1
+
+
+async def test_a_request_whose_body_comes_after_listening_stopped_is_answered(
+    house: House, tmp_path: Path
+) -> None:
+    ann, bob = await house.people()
+    chat = await ann.direct_with(bob)
+    body = json.dumps({"body": "slowly typed"}).encode()
+    async with leaving(house, tmp_path, 0) as (instance, api), AsyncExitStack() as stack:
+        raw = stack.enter_context(closing(await RawSocket.to(api.url)))
+        await raw.write(
+            f"POST /api/v1/conversations/{chat}/messages HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {ann.token}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(10):  # its headers were read, for it is one of two being served
+            while "parley_http_requests_in_progress 2.0" not in (await api.call("GET", "//metrics")).text:
+                pass
+        async with bob.at(api).ws() as socket:
+            instance.send(signal.SIGTERM)
+            assert (await socket.closed()).code == 1012
+        with pytest.raises(ConnectionRefusedError):  # so who is here already is all that is left
+            await RawSocket.to(api.url)
+        await raw.write(body)
+        answer = await raw.to_the_end()
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert await asyncio.to_thread(instance.wait) == 0
+    assert (await bob.get(f"/conversations/{chat}/messages/1"))["body"] == "slowly typed"

@@ -24,6 +24,7 @@ from handlers.endpoint import Call, Limit, Reply, Route
 from handlers.origins import Origins
 from handlers.schemas.common import Body, NoQuery, PageQuery
 from handlers.serving import Edge, Limiter, register_routes
+from server.drain import Ongoing
 from server.metrics import Metrics
 from server.middleware import install
 from server.protocol import Runner
@@ -265,6 +266,7 @@ async def edge_app(
             metrics=app.metrics,
             tenants=Hosts(),
             origins=Origins(settings.allowed_origins),
+            ongoing=Ongoing(),
             draining=lambda: app.draining,
         )
         register_routes(application, routes(app), edge)
