@@ -62,15 +62,13 @@ async def _read(
     deadline = realtime.hub.clock() + wait
     reached, more = position, False
     while True:
-        if poll.draining:
-            # Not even a last look: where the hub has skipped a part of the log, this view of it is void.
-            return [], reached, False
         try:
             events, upto, more = await poll.read(reached, limit)
         except NotFresh as error:
             raise Unavailable("the log cannot be read right now") from error
         if poll.draining:
-            continue
+            # Nothing of it: where the hub has skipped a part of the log, this view of it is void.
+            return [], reached, False
         if events and not realtime.hub.fresh:
             try:
                 await within(max(1.0, deadline - realtime.hub.clock()), realtime.hub.until_fresh())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
@@ -18,12 +17,13 @@ from handlers.outlet import Outlet
 from handlers.realtime import Realtime, StreamQuery, begin, check_room, hello, parse_topics, sign_in
 from handlers.schemas.common import NoBody
 from realtime.closing import BINARY, PROTOCOL_ABUSE, TOO_MANY, Closing, draining
-from realtime.codec import Wire
+from realtime.codec import Wire, ws_close_frame
 from realtime.events import Group
 
 SUBPROTOCOL = "parley.v1"
 MAX_FRAME = 64 * 1024
 CLOSE_SECONDS = 5.0  # for the closing handshake
+ENDS = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
 class WebSocketTransport(Outlet):
@@ -33,19 +33,11 @@ class WebSocketTransport(Outlet):
     """
 
     wire: Wire = "ws"
-    __slots__ = ("_heard", "_spawn", "_ws", "closed")
+    __slots__ = ("_heard",)
 
-    def __init__(
-        self,
-        ws: web.WebSocketResponse[bool],
-        transport: asyncio.Transport,
-        spawn: Callable[[Coroutine[object, object, None]], None],
-    ) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
-        self._ws = ws
-        self._spawn = spawn
         self._heard = time.monotonic()
-        self.closed: asyncio.Event | None = None
 
     def heard(self) -> None:
         """Any frame counts as life."""
@@ -55,22 +47,15 @@ class WebSocketTransport(Outlet):
         return self._heard
 
     def close(self, closing: Closing) -> None:
-        if self.closing is None:
-            self.closing = closing
-            self.closed = asyncio.Event()
-            self._spawn(self._close(closing))
+        """Says goodbye. The peer has a while to read what came before, and to answer; then it is cut off.
 
-    async def _close(self, closing: Closing) -> None:
-        """The closing handshake; a peer that does not take part is cut off, and what waits for it is dropped."""
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._ws.close(code=closing.code, message=closing.reason.encode())
-        except TimeoutError:
-            pass
-        finally:
-            self.abort()
-            assert self.closed is not None
-            self.closed.set()
+        The frame is written here: aiohttp's ``close()`` from another task ends the connection without waiting for the
+        peer, which a peer that is sending sees as a reset, without the code.
+        """
+        if self.closing is None:
+            self.write(ws_close_frame(closing.code, closing.reason))
+            self.closing = closing
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
 
 
 def check_subprotocol(request: web.Request) -> None:
@@ -102,6 +87,7 @@ class SessionSocket(web.WebSocketResponse[bool]):
         super().__init__(
             protocols=(SUBPROTOCOL,),
             autoping=False,
+            autoclose=False,
             compress=False,
             max_msg_size=MAX_FRAME + 1,
             timeout=CLOSE_SECONDS,
@@ -122,7 +108,7 @@ class SessionSocket(web.WebSocketResponse[bool]):
         self._request = self._opening = None
         if request is not None and opening is not None and request.transport is not None:
             realtime = request.app[keys.REALTIME]
-            transport = WebSocketTransport(self, request.transport, realtime.spawn)
+            transport = WebSocketTransport(request.transport)
             connection = await self._open(request.app, opening, transport)
             request.clear()
             self.headers.clear()
@@ -165,9 +151,11 @@ class SessionSocket(web.WebSocketResponse[bool]):
         try:
             while True:
                 message = await self.receive()
-                if transport.closing is not None:
-                    break  # what is sent behind the end takes no effect
                 transport.heard()
+                if message.type in ENDS:
+                    break
+                if transport.closing is not None:
+                    continue  # what is sent behind the end takes no effect
                 if message.type is WSMsgType.TEXT:
                     if not await connection.take(message.data):
                         session.flush()  # the replies
@@ -177,8 +165,6 @@ class SessionSocket(web.WebSocketResponse[bool]):
                 elif message.type is WSMsgType.BINARY:
                     session.flush()
                     session.close(BINARY)
-                elif message.type is not WSMsgType.PONG:
-                    break
         except (ConnectionError, RuntimeError):
             pass  # the peer went away while it was being answered
         finally:
@@ -186,8 +172,8 @@ class SessionSocket(web.WebSocketResponse[bool]):
             realtime.metrics.connection_closed(
                 "websocket", transport.closing.name if transport.closing else "gone"
             )
-            if transport.closed is not None:
-                await transport.closed.wait()
+            if transport.closing is not None:
+                transport.finish()  # both have said goodbye
 
 
 async def get_websocket(call: Call[NoBody, StreamQuery]) -> web.StreamResponse:

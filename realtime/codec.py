@@ -81,6 +81,13 @@ def ws_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
+def ws_close_frame(code: int, reason: str) -> bytes:
+    """A close frame (RFC 6455, 5.5.1). The reason must fit a control frame: 123 bytes."""
+    payload = code.to_bytes(2, "big") + reason.encode()
+    assert len(payload) <= 125
+    return bytes((0x88, len(payload))) + payload
+
+
 WS_PING = b"\x89\x00"  # a ping frame without payload
 
 
