@@ -1,4 +1,5 @@
-"""Parley's command line: serve (the default), migrate, create-admin, create-tenant, openapi, doctor.
+"""Parley's command line: serve (the default), migrate, create-admin, create-tenant, new-epoch, openapi,
+doctor.
 
 Settings come from the environment and from a `.env` file in the working directory; see .env.example.
 What goes wrong before serving is told in one line on stderr, with an exit status that is not 0.
@@ -68,7 +69,7 @@ def create_admin(
     ],
     tenant: Annotated[str | None, typer.Option(help="The tenant's slug; the default tenant without.")] = None,
 ) -> None:
-    """Make an account that holds every permission, or give them all to an account of that name."""
+    """Make a new account that holds every permission. One that exists already is left as it is."""
     from server.commands import create_admin as command
 
     typer.echo(_run(lambda settings: command(settings, username, email, password, tenant)))
@@ -83,6 +84,14 @@ def create_tenant(
     from server.commands import create_tenant as command
 
     typer.echo(_run(lambda settings: command(settings, slug, name)))
+
+
+@app.command()
+def new_epoch() -> None:
+    """After restoring a copy of the data: have every client read everything anew."""
+    from server.commands import new_epoch as command
+
+    typer.echo(_run(command))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from domain.resources import Message
 from handlers.commands import Command
 from handlers.endpoint import API
 from handlers.schemas.commands import ExpiresIn, SendMessage
-from handlers.schemas.common import Problem
+from handlers.schemas.common import ReplyProblem
 from realtime.events import CATALOGUE, LIVE_ONLY, group_of
 from realtime.live import PresenceStatus, PresenceStatuses, TypingChanged
 
@@ -69,7 +69,7 @@ def build(commands: Mapping[str, Command[Any]]) -> Json:
 
 def _schemas(ops: Mapping[str, type[BaseModel]]) -> tuple[Json, dict[type[BaseModel], Json]]:
     given: list[type[BaseModel]] = [model for model, _ in CATALOGUE.values()]
-    given += [*LIVE_DATA.values(), *REPLIES.values(), Problem]
+    given += [*LIVE_DATA.values(), *REPLIES.values(), ReplyProblem]
     wanted: list[tuple[type[BaseModel], Any]] = [(model, "serialization") for model in dict.fromkeys(given)]
     wanted += [(model, "validation") for model in dict.fromkeys(ops.values())]
     refs, definitions = models_json_schema(wanted, ref_template=REF)
@@ -142,7 +142,7 @@ def _controls(refs: Mapping[type[BaseModel], Json]) -> Json:
             type={"const": "reply"},
             id={"type": ["string", "null"], "description": "The command's own; null where it has none."},
             ok={"const": False},
-            error=refs[Problem],
+            error=refs[ReplyProblem],
         ),
     }
     return told

@@ -22,6 +22,7 @@ from server.settings import Settings
 from server.startup import StartupError
 from services.accounts import Accounts
 from services.admin import Admin
+from services.deployment import begin_new_epoch
 from services.security.passwords import PasswordHasher
 from services.security.tokens import TokenSigner
 from services.sign_ins import SignIns
@@ -85,6 +86,13 @@ async def create_tenant(settings: Settings, slug: str, name: str) -> str:
     domain = settings.base_domain
     where = f"at {slug}.{domain}" if domain else "once PARLEY_BASE_DOMAIN is set, at its subdomain"
     return f"The tenant {slug} (id {tenant}) is reached {where}."
+
+
+async def new_epoch(settings: Settings) -> str:
+    """Has every client read anew, after a restore; returns what to tell the operator. Raises `StartupError`."""
+    async with _workplace(settings) as work:
+        await begin_new_epoch(work.database)
+    return "Cursors from before are void: clients are told to resync. Restart every instance now."
 
 
 def openapi_document() -> str:

@@ -52,7 +52,7 @@ def with_secret_key(settings: Settings) -> Settings:
     if len(key) < MIN_SECRET_BYTES:
         raise StartupError(
             f"{path} holds no key of {MIN_SECRET_BYTES} characters or more.",
-            "Restore it, or delete it to have a new one made (everyone signs in again).",
+            "Restore it from the backup, or do what docs/operations.md says of a key that was lost.",
         )
     return settings.model_copy(update={"secret_key": SecretStr(key)})
 

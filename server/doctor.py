@@ -17,7 +17,13 @@ from server.data_dir import SECRET_KEY_FILE, prepare_data_dir
 from server.embedded.postgres import EmbeddedPostgres
 from server.embedded.redis import EmbeddedRedis, find_redis_server
 from server.logging import without_password
-from server.preflight import check_database, check_redis, database_error
+from server.preflight import (
+    FEWEST_DESCRIPTORS,
+    check_database,
+    check_redis,
+    database_error,
+    few_descriptors,
+)
 from server.settings import Settings, environment_name, secret_problem, unknown_names
 from server.startup import StartupError
 from storage import migrate
@@ -51,6 +57,7 @@ async def examine(settings: Settings, environ: Mapping[str, str]) -> list[Findin
     findings += await _redis(settings)
     findings += await asyncio.to_thread(_secrets, settings)
     findings += _exposure(settings)
+    findings.append(_descriptors())
     findings += [
         Finding(Mark.UNSAFE, name, f"is no setting of Parley{f'; did you mean {meant}?' if meant else ''}")
         for name, meant in unknown_names(environ).items()
@@ -186,6 +193,14 @@ def _secrets(settings: Settings) -> list[Finding]:
         if problem is not None
     ]
     return findings
+
+
+def _descriptors() -> Finding:
+    limit = few_descriptors()
+    if limit is None:
+        return Finding(Mark.GOOD, "descriptors", f"{FEWEST_DESCRIPTORS} files or more may be open")
+    text = f"ulimit -n is {limit}, and every connection takes one: raise it to {FEWEST_DESCRIPTORS} or more"
+    return Finding(Mark.UNSAFE, "descriptors", text)
 
 
 def _exposure(settings: Settings) -> list[Finding]:

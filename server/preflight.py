@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -16,7 +17,14 @@ from storage import migrate
 
 OLDEST_POSTGRES = 150_000
 OLDEST_REDIS = (6, 2)
+FEWEST_DESCRIPTORS = 4096
 _SECONDS = 10
+
+
+def few_descriptors() -> int | None:
+    """How many files this process may have open, where that is so few that connections will run out. Else None."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY or limit >= FEWEST_DESCRIPTORS else limit
 
 
 async def check_database(url: str) -> str:

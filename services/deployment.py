@@ -55,3 +55,15 @@ async def ensure_deployment(
             await deployment.update_fingerprint(connection, current)
             matches = True
     return Deployment(deployment_id, epoch, matches)
+
+
+async def begin_new_epoch(database: Database) -> None:
+    """For a copy that was set back without its cluster's identity changing: says that it is a restored one.
+
+    Every cursor given before is answered with ``resync`` from now on, by running instances within a moment. They keep
+    the former deployment's place in Redis until they are started again. Raises Unavailable.
+    """
+    async with database.connection() as connection:
+        origin = await deployment.read_origin(connection)
+    async with database.transaction() as connection:
+        await deployment.replace_deployment(connection, new_id(), origin)

@@ -94,3 +94,9 @@ class Problem(BaseModel):
         None, description="Name it when you ask for help; it is in the server's log."
     )
     errors: list[ProblemField] | None = Field(None, description="For 422: each wrong field.")
+
+
+class ReplyProblem(Problem):
+    """The error of a reply: a problem, and what a WebSocket has no header for."""
+
+    retry_after_ms: int | None = Field(None, ge=0, description="How long to wait before trying again.")

@@ -8,6 +8,8 @@ import re
 from handlers.ops import COMMANDS
 from handlers.routes import ROUTES
 from server import asyncapi, openapi
+from server.commands import new_epoch
+from server.settings import Settings
 from tests.acceptance.conftest import Start
 from tests.support.clients import Api, Person
 from tests.support.services import OwnPostgres, OwnRedis
@@ -82,6 +84,17 @@ async def _metric(api: Api, name: str) -> float:
     text = (await api.call("GET", "//metrics", expect=200)).text
     (value,) = re.findall(rf"^{name} (\S+)$", text, flags=re.MULTILINE)
     return float(value)
+
+
+async def test_after_a_new_epoch_clients_are_told_to_read_anew(
+    api: Api, ann: Person, settings: Settings
+) -> None:
+    cursor = (await ann.poll())["cursor"]
+    await new_epoch(settings)
+    async with asyncio.timeout(10):
+        while not (events := (await ann.poll(cursor))["events"]):
+            pass
+    assert [(event["type"], event["reason"]) for event in events] == [("resync", "epoch_changed")]
 
 
 async def test_metrics_are_for_prometheus_and_name_nobody(api: Api, ann: Person, bob: Person) -> None:

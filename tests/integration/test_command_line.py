@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -15,6 +17,7 @@ from server.data_dir import with_secret_key
 from server.embedded import EmbeddedServices
 from server.settings import Settings
 from tests.support.command import run
+from tests.support.instance import Instance
 from tests.support.loop import LoopThread
 from tests.support.services import free_port
 
@@ -194,6 +197,52 @@ def test_create_tenant_makes_a_place_for_accounts_of_its_own(
     status, _, _ = admin(tmp_path, database_url, "--tenant", "acme")
     assert status == 0
     assert query("SELECT t.slug FROM users u JOIN tenants t ON t.id = u.tenant_id") == "acme"
+
+
+def test_create_admin_promises_nothing_for_an_account_that_exists(tmp_path: Path) -> None:
+    told = " ".join(run("create-admin", "--help", data_dir=tmp_path / "data").stdout.split())
+    assert "Make a new account that holds every permission. One that exists already is left as it is." in told
+
+
+def test_new_epoch_makes_former_cursors_void(tmp_path: Path, database_url: str, query: Query) -> None:
+    former = query("SELECT epoch FROM log_heads")
+    ended = run(
+        "new-epoch", data_dir=tmp_path / "data", DATABASE_URL=database_url, REDIS_URL="redis://127.0.0.1:1"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Restart every instance" in ended.stdout
+    assert query("SELECT epoch FROM log_heads") != former
+
+
+@contextmanager
+def descriptors(limit: int) -> Iterator[None]:
+    """What is started here may open that many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_doctor_tells_of_too_few_descriptors(tmp_path: Path) -> None:
+    with descriptors(1024):
+        ended = run("doctor", data_dir=tmp_path / "data")
+    assert ended.returncode == 0, ended.stdout
+    assert "unsafe   descriptors      ulimit -n is 1024" in ended.stdout
+
+
+@pytest.mark.parametrize(("limit", "warned"), [(1024, True), (4096, False)])
+def test_a_start_warns_of_too_few_descriptors(
+    tmp_path: Path, database_url: str, redis_url: str, limit: int, warned: bool
+) -> None:
+    urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    with descriptors(limit):
+        instance = Instance(tmp_path / "data", PARLEY_DRAIN_GRACE_SECONDS="0", **urls)
+    with instance:
+        instance.ready()
+        assert ("few_descriptors" in instance.log()) is warned
+        assert instance.stop() == 0
 
 
 def test_doctor_finds_nothing_wrong_with_the_defaults_and_starts_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from domain.ids import new_id
-from services.deployment import Deployment, ensure_deployment
+from services.deployment import Deployment, begin_new_epoch, ensure_deployment
 from storage import deployment, log
 from storage.database import Connection, Database
 
@@ -53,6 +53,16 @@ async def test_another_key_does_not_match_and_changes_nothing(database: Database
     wrong = await start(database, THEIRS)
     assert (wrong.id, wrong.epoch, wrong.key_matches) == (first.id, first.epoch, False)
     assert await start(database) == first
+
+
+async def test_a_new_epoch_is_that_of_another_deployment_and_stays(database: Database) -> None:
+    first = await start(database)
+    await begin_new_epoch(database)
+    second = await start(database)
+    assert second.id != first.id
+    assert second.epoch != first.epoch
+    assert second.key_matches
+    assert await start(database) == second
 
 
 async def test_a_key_is_changed_by_naming_the_former_one(database: Database) -> None:

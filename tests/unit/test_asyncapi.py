@@ -89,6 +89,7 @@ def test_an_event_as_it_is_sent_fits_its_message_and_no_other() -> None:
         ("PingReply", {"type": "reply", "id": "1", "ok": True, "data": {}}),
         ("ConversationReadCommand", {"id": "1", "op": "conversation.read", "data": {**PLACE, "seq": 0}}),
         ("ErrorReply", {"type": "reply", "id": None, "ok": False, "error": PROBLEM}),
+        ("ErrorReply", {"type": "reply", "id": "1", "ok": False, "error": {**PROBLEM, "retry_after_ms": 20}}),
     ],
 )
 def test_frames_fit(message: str, frame: object) -> None:
