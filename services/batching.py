@@ -26,7 +26,8 @@ class Batcher(Generic[K, V]):
     seconds (and one for each ``max_batch`` keys). The allowance comes back at that pace, and at once where an interval
     brought no more than a few keys.
 
-    ``load`` is given distinct keys and answers for those it found. What it raises, all who waited for it get.
+    ``load`` is given distinct keys and answers for those it found. What it raises, all who waited for it get; with the
+    scheduler closed that is Unavailable.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Batcher(Generic[K, V]):
         drain = self._drain()
         try:
             await self._jobs.spawn(drain)
-        except BaseException:
+        except BaseException as error:
             drain.close()
             self._draining = False
             self._fail(self._take(len(self._waiting)), Unavailable("shutting down"))
+            if isinstance(error, RuntimeError):  # closed
+                raise Unavailable("this instance is going away") from error
             raise
 
     async def _drain(self) -> None:

@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from domain.ids import UserId, new_id
+from handlers.accounts import ROUTES
+from handlers.schemas.accounts import SignIn
 from handlers.serving import Verdict
 from server.ratelimits import RateLimits, address_group
 from storage.redis import connect
@@ -67,6 +70,14 @@ async def test_a_login_is_limited_by_account_however_its_name_is_written(app: Ed
     ]
     assert statuses == [204, 204, 429, 204]
     assert (await app.call("POST", "/api/v1/login", json={"name": "carol"})).status == 429  # the address
+
+
+async def test_a_login_is_limited_as_signing_in_looks_it_up() -> None:
+    (route,) = (route for route in ROUTES if route.path.endswith("/auth/token"))
+    assert route.account is not None
+    written = ("ada@example.com", " Ada@Example.com", "ADA@EXAMPLE.COM\u2003\n")
+    limited = {route.account(SignIn(username=name, password=SecretStr("secret"))) for name in written}
+    assert limited == {"ada@example.com"}
 
 
 async def test_refusals_are_counted_without_naming_anyone(app: EdgeApp) -> None:

@@ -153,5 +153,5 @@ async def test_the_end_of_the_process_leaves_nobody_waiting() -> None:
     await jobs.close()
     with pytest.raises(Unavailable):
         await waiting
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Unavailable):
         await batcher.get(4)
