@@ -50,6 +50,8 @@ class OwnUser(User):
 
 
 class Reaction(Resource):
+    """An emoji, how many gave it, and who: the first ones first, and of a crowd the first 100."""
+
     emoji: str
     count: int
     user_ids: list[UUID]

@@ -12,16 +12,20 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
+from uuid import UUID
 
+import orjson
 import structlog
 from pydantic import BaseModel
 
 from domain.errors import IdempotencyKeyReused, Unavailable
-from domain.ids import TenantId, UserId
+from domain.ids import ConversationId, TenantId, UserId
+from domain.log import rfc3339
+from realtime.events import REDACTED
 from services.unit_of_work import Transaction, UnitOfWork
-from storage import idempotency
+from storage import idempotency, messages
 from storage.database import Connection, Database
 from storage.idempotency import Leases
 
@@ -116,7 +120,23 @@ async def _known(connection: Connection, keep: KeptAnswer) -> Answer | None:
         return None
     if row.fingerprint != keep.fingerprint:
         raise IdempotencyKeyReused()
-    return replace(Answer(row.status, row.body), replayed=True)
+    return Answer(row.status, await _without_deleted(connection, keep.tenant, row.body), replayed=True)
+
+
+async def _without_deleted(connection: Connection, tenant: TenantId, body: bytes) -> bytes:
+    """A kept answer without the text of a message that was deleted since: that is given back to nobody."""
+    if b'"seq"' not in body:
+        return body
+    answer = orjson.loads(body)
+    message = answer.get("last_message") or answer
+    if message.get("body") is None or message.get("deleted_at") is not None:
+        return body
+    conversation = ConversationId(UUID(message["conversation_id"]))
+    deleted_at = await messages.find_deletion(connection, tenant, conversation, message["seq"])
+    if deleted_at is None:
+        return body
+    message.update(REDACTED, deleted_at=rfc3339(deleted_at))
+    return orjson.dumps(answer)
 
 
 class KeptAnswers:

@@ -166,7 +166,9 @@ class Messages:
                 raise Blocked()
             version, _ = await messages.replace_body(tx.connection, tenant, conversation, seq, body)
             row = await messages.read(tx.connection, tenant, conversation, user, seq)
-            (told,) = await tx.append(message_updated(tenant, show_message(row), about(standing, row)))
+            (told,) = await tx.append(
+                message_updated(tenant, show_message(row), about(standing, row.position))
+            )
             await messages.place_edit(tx.connection, tenant, conversation, seq, version, told.position)
             return row
 
@@ -189,7 +191,9 @@ class Messages:
             positions = [row.position, *(edit.position for edit in edits)]
             deleted_at = await messages.bury(tx.connection, tenant, conversation, seq)
             await log.redact(tx.connection, positions, REDACTED)
-            told = message_deleted(tenant, conversation, seq, deleted_at, positions, about(standing, row))
+            told = message_deleted(
+                tenant, conversation, seq, deleted_at, positions, about(standing, row.position)
+            )
             await tx.append(told)
 
         await self._uow.run(work)
@@ -249,9 +253,9 @@ async def lock_message(
     return standing, row
 
 
-def about(standing: Standing, message: MessageRow) -> int | None:
-    """What an event about a message says of its age: its position, where who joined after it may not see it."""
-    return None if standing.history == "all" or standing.kind == "direct" else message.position
+def about(standing: Standing, position: int) -> int | None:
+    """What an event about the message at ``position`` says of its age, where who joined after it may not see it."""
+    return None if standing.history == "all" or standing.kind == "direct" else position
 
 
 async def _find_sent(

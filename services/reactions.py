@@ -8,9 +8,12 @@ from domain.errors import Blocked, FieldError, InvalidFields
 from domain.identity import Identity
 from domain.ids import ConversationId
 from services.conversation_events import reaction_changed
-from services.messages import MessageGone, about, lock_message
+from services.membership import locked_standing, require_seen
+from services.messages import MessageGone, about
 from services.unit_of_work import Transaction, UnitOfWork
-from storage import reactions
+from storage import messages, reactions
+from storage.conversations import Standing
+from storage.messages import MessagePlace
 
 MAX_EMOJI_BYTES = 64
 """The longest emoji sequences of Unicode, families with skin tones, take about 40."""
@@ -36,6 +39,15 @@ def checked_emoji(text: str) -> str:
     return text
 
 
+async def _locked(
+    tx: Transaction, identity: Identity, conversation: ConversationId, seq: int
+) -> tuple[Standing, MessagePlace]:
+    """Locks a conversation, and gives the caller's standing and what is to know of a message they may see."""
+    standing = await locked_standing(tx, identity.tenant, identity.user, conversation)
+    require_seen(standing, seq)
+    return standing, await messages.read_place(tx.connection, identity.tenant, conversation, seq)
+
+
 class Reactions:
     """Puts reactions to messages and takes them back. Either may be repeated; only what changed something is told."""
 
@@ -47,21 +59,20 @@ class Reactions:
         tenant, user = identity.tenant, identity.user
 
         async def work(tx: Transaction) -> None:
-            standing, message = await lock_message(tx, identity, conversation, seq)
+            standing, message = await _locked(tx, identity, conversation, seq)
             checked_emoji(emoji)
-            if message.deleted_at is not None:
+            if message.deleted:
                 raise MessageGone()
             if standing.blocked:
                 raise Blocked()
             if not await reactions.insert(tx.connection, tenant, conversation, seq, emoji, user):
                 return
-            others = {reaction.emoji for reaction in message.reactions} - {emoji}
-            if len(others) >= MAX_DIFFERENT:
+            if await reactions.count_different(tx.connection, tenant, conversation, seq) > MAX_DIFFERENT:
                 raise InvalidFields(
                     [FieldError("emoji", f"a message has at most {MAX_DIFFERENT} different reactions")],
                     code="too_many_reactions",
                 )
-            known = about(standing, message)
+            known = about(standing, message.position)
             await tx.append(reaction_changed(tenant, conversation, seq, emoji, user, added=True, about=known))
 
         await self._uow.run(work)
@@ -71,11 +82,11 @@ class Reactions:
         tenant, user = identity.tenant, identity.user
 
         async def work(tx: Transaction) -> None:
-            standing, message = await lock_message(tx, identity, conversation, seq)
+            standing, message = await _locked(tx, identity, conversation, seq)
             checked_emoji(emoji)
             if not await reactions.delete(tx.connection, tenant, conversation, seq, emoji, user):
                 return
-            known = about(standing, message)
+            known = about(standing, message.position)
             await tx.append(
                 reaction_changed(tenant, conversation, seq, emoji, user, added=False, about=known)
             )

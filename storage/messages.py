@@ -29,6 +29,10 @@ COLUMNS = (
 )
 
 
+NAMED = 100
+"""Who gave a reaction is named up to here, the first ones; all are counted."""
+
+
 def columns(alias: str, prefix: str = "") -> str:
     """The message's columns of the table known as ``alias``, each named with ``prefix``."""
     return ", ".join(f"{alias}.{name} AS {prefix}{name}" for name in COLUMNS)
@@ -42,7 +46,7 @@ LEFT JOIN LATERAL (
         ORDER BY e.first, e.emoji) AS list
     FROM (
         SELECT r.emoji, count(*) AS count, min(r.created_at) AS first,
-            json_agg(r.user_id ORDER BY r.created_at, r.user_id) AS user_ids
+            (array_agg(r.user_id ORDER BY r.created_at, r.user_id))[1:{NAMED}] AS user_ids
         FROM reactions r
         WHERE r.tenant_id = {alias}.tenant_id AND r.conversation_id = {alias}.conversation_id AND r.seq = {alias}.seq
         GROUP BY r.emoji
@@ -85,6 +89,12 @@ ORDER BY p.seq {order}
 LIST_BEFORE = _page(f"seq < coalesce($4::bigint, {2**63 - 1})", "DESC")
 LIST_AFTER = _page("seq > $4", "ASC")
 READ_VISIBLE = _page("seq = $4", "ASC")
+
+READ_PLACE = """
+SELECT position, deleted_at IS NOT NULL FROM messages WHERE tenant_id = $1 AND conversation_id = $2 AND seq = $3
+"""
+
+FIND_DELETION = "SELECT deleted_at FROM messages WHERE tenant_id = $1 AND conversation_id = $2 AND seq = $3"
 
 READ = f"""
 SELECT {_SHOWN} FROM messages p {reactions_of("p")}
@@ -161,6 +171,14 @@ class MessageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagePlace:
+    """Where a message is in the log, and whether it is a tombstone."""
+
+    position: int
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EditRow:
     """A text that an edit replaced, when, and the position of the event that told of the edit."""
 
@@ -218,6 +236,23 @@ async def read(
     row = await connection.fetchrow(READ, tenant, conversation, viewer, seq)
     assert row is not None
     return message_row(row)
+
+
+async def read_place(
+    connection: Connection, tenant: TenantId, conversation: ConversationId, seq: int
+) -> MessagePlace:
+    """The little of a message that is known to be there which does not grow with its reactions."""
+    row = await connection.fetchrow(READ_PLACE, tenant, conversation, seq)
+    assert row is not None
+    return MessagePlace(*row)
+
+
+async def find_deletion(
+    connection: Connection, tenant: TenantId, conversation: ConversationId, seq: int
+) -> datetime | None:
+    """When a message was deleted; None where it was not."""
+    deleted_at: datetime | None = await connection.fetchval(FIND_DELETION, tenant, conversation, seq)
+    return deleted_at
 
 
 async def find_by_client_id(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -102,6 +103,29 @@ async def test_a_kept_send_is_stored_with_its_answer(chat: Chat) -> None:
     with pytest.raises(NotFound):
         await chat.messages.send(stranger, conversation, NewText("hi"), keep)
     assert await chat.value("SELECT count(*) FROM idempotency_keys") == 1
+
+
+async def test_no_kept_answer_gives_a_deleted_text_back(chat: Chat) -> None:
+    ada, bob, eve = await chat.crowd("ada", "bob", "eve")
+    conversation = await chat.group(ada, bob, history="all")
+    sending = KeptAnswer(ada.tenant, ada.user, "sending", b"print")
+    adding = KeptAnswer(ada.tenant, ada.user, "adding", b"print")
+
+    async def again() -> tuple[dict[str, Any], dict[str, Any]]:
+        sent = await chat.messages.send(ada, conversation, NewText("secret"), sending)
+        added = await chat.members.add(ada, conversation, ["eve"], adding)
+        assert (sent.status, added.status) == (201, 200)
+        return orjson.loads(sent.body), orjson.loads(added.body)
+
+    sent, added = await again()
+    assert (sent, added) == await again()
+    assert sent["body"] == added["last_message"]["body"] == "secret"
+    await chat.messages.delete(ada, conversation, 1)
+    gone = {"body": None, "deleted_at": (await again())[0]["deleted_at"]}
+    assert gone["deleted_at"] is not None
+    assert await again() == (sent | gone, added | {"last_message": added["last_message"] | gone})
+    shown = orjson.loads((await chat.messages.get(eve, conversation, 1)).model_dump_json())
+    assert shown["deleted_at"] == gone["deleted_at"]
 
 
 async def test_what_cannot_be_sent_says_why(chat: Chat) -> None:

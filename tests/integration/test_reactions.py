@@ -9,7 +9,9 @@ import pytest
 
 from domain.errors import InvalidFields, NotFound
 from services.reactions import MAX_DIFFERENT, checked_emoji
-from tests.support.chat import Chat, chat_on, data_of
+from storage import reactions
+from storage.messages import NAMED
+from tests.support.chat import Chat, chat_on, counted_statements, data_of
 
 FAMILY = "👩🏽\u200d❤️\u200d💋\u200d👨🏿"
 SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
@@ -44,6 +46,32 @@ async def test_reactions_count_who_gave_them_in_order(chat: Chat) -> None:
     }
     (listed,) = await chat.messages.list(bob, conversation, before=None, after=None, limit=1)
     assert listed.reactions == shown
+
+
+async def test_reacting_reads_no_list_of_who_reacted(chat: Chat) -> None:
+    ada, bob = await chat.crowd("ada", "bob")
+    conversation = await chat.direct(ada, bob)
+    await chat.send(ada, conversation)
+    async with counted_statements(chat) as statements:
+        await chat.reactions.add(bob, conversation, 1, "👍")
+        await chat.reactions.remove(bob, conversation, 1, "👍")
+    assert [s for s in statements if "_agg(" in s] == []
+
+
+async def test_of_a_crowd_that_reacts_all_are_counted_and_the_first_are_named(chat: Chat) -> None:
+    ada, bob = await chat.crowd("ada", "bob")
+    conversation = await chat.direct(ada, bob)
+    await chat.send(ada, conversation)
+    crowd = [await chat.person(f"user{n}") for n in range(NAMED + 2)]
+    async with chat.database.connection() as connection:
+        for one in crowd:
+            await reactions.insert(connection, ada.tenant, conversation, 1, "👍", one.user)
+        await reactions.insert(connection, ada.tenant, conversation, 1, "🎉", bob.user)
+        assert await reactions.count_different(connection, ada.tenant, conversation, 1) == 2
+        assert await reactions.count_different(connection, ada.tenant, conversation, 2) == 0
+    thumbs, party = (await chat.messages.get(ada, conversation, 1)).reactions
+    assert (thumbs.count, thumbs.user_ids) == (NAMED + 2, [one.user for one in crowd[:NAMED]])
+    assert (party.count, party.user_ids) == (1, [bob.user])
 
 
 async def test_repeating_tells_nothing(chat: Chat) -> None:
