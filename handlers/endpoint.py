@@ -26,6 +26,7 @@ from domain.errors import NotFound, Unauthenticated
 from domain.identity import Identity
 from domain.ids import TenantId
 from handlers import keys
+from handlers.schemas.common import Query
 from services.idempotency import Answer, KeptAnswer
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -125,7 +126,7 @@ class Route:
     summary: str
     tag: str
     body: type[BaseModel] | None = None
-    query: type[BaseModel] | None = None
+    query: type[Query] | None = None
     answers: Mapping[int, type[BaseModel] | None] = field(
         default_factory=lambda: MappingProxyType({200: None})
     )

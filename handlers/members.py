@@ -6,6 +6,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from domain.errors import InvalidFields
 from domain.identity import Identity
 from domain.resources import Conversation, Member
 from handlers import keys
@@ -32,7 +33,11 @@ async def visible_member(request: web.Request, identity: Identity) -> None:
 
 
 async def get_members(call: Call[NoBody, PageQuery]) -> Reply:
-    after = decode_cursor(call.query.cursor, int, int, UUID)
+    try:
+        after = decode_cursor(call.query.cursor, int, int, UUID)
+    except InvalidFields:
+        await visible_conversation(call.request, call.identity)
+        raise
     items, more = await call.app[keys.MEMBERS].list(
         call.identity, conversation_of(call), after=after, limit=call.query.limit
     )

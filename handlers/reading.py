@@ -15,9 +15,10 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from domain.errors import FieldError, InvalidFields, Malformed, TooLarge
+from handlers.schemas.common import Query
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
-QueryT = TypeVar("QueryT", bound=BaseModel)
+QueryT = TypeVar("QueryT", bound=Query)
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive once its headers have."""
@@ -92,8 +93,8 @@ def parse_query(query: MultiMapping[str], model: type[QueryT]) -> QueryT:
         given[name] = value
     if repeated:
         raise InvalidFields(repeated[:MAX_ERRORS])
-    if bad := [FieldError(n, "must not hold U+0000") for n, v in given.items() if "\x00" in v]:
-        raise InvalidFields(bad[:MAX_ERRORS])
+    if bad := [n for n, v in given.items() if "\x00" in v and n not in model.never_stored]:
+        raise InvalidFields([FieldError(n, "must not hold U+0000") for n in bad[:MAX_ERRORS]])
     try:
         return model.model_validate(given)
     except ValidationError as error:

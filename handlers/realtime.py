@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from aiohttp import web
 from pydantic import Field
@@ -35,6 +35,9 @@ COOKIE = "parley_realtime"
 
 class StreamQuery(Query):
     """What every transport takes."""
+
+    # An unusable cursor gets a resync, an unusable ticket 401, whatever they hold.
+    never_stored: ClassVar[frozenset[str]] = frozenset({"cursor", "ticket"})
 
     cursor: str | None = Field(
         None, description="Where to go on; `Last-Event-ID` wins over it. None: from now on."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from handlers import keys
-from handlers.conversations import CONVERSATION, conversation_of
+from handlers.conversations import CONVERSATION, conversation_of, visible_conversation
 from handlers.endpoint import Call, Reply, Route
 from handlers.messages import TAG
-from handlers.schemas.common import NoBody, NoQuery
+from handlers.schemas.common import NoQuery
+from handlers.schemas.conversations import TypingMark
 
 
-async def post_typing(call: Call[NoBody, NoQuery]) -> Reply:
+async def post_typing(call: Call[TypingMark, NoQuery]) -> Reply:
     await call.app[keys.TYPING].start(call.identity, conversation_of(call))
     return Reply(204)
 
@@ -21,9 +22,11 @@ ROUTES = (
         post_typing,
         "Show that you are typing",
         TAG,
+        body=TypingMark,
         answers={204: None},
         errors=(404,),
-        description="Takes no body. Lasts six seconds, or until you send; repeat it while the typing goes on.",
+        description="Needs no body. Lasts six seconds, or until you send; repeat it while the typing goes on.",
         limit="write",
+        visible=visible_conversation,
     ),
 )

@@ -298,7 +298,7 @@ async def hold_accounts(
 def _one_other(found: Sequence[UserRow], user: UserId) -> UserId:
     others = {row.id for row in found} - {user}
     if not others:
-        raise InvalidFields([FieldError("/members/0", "name somebody else")])
+        raise InvalidFields([FieldError("/members/0" if found else "/members", "name somebody else")])
     if len(others) > 1:
         raise InvalidFields([FieldError("/members", "a direct conversation has one other member")])
     return others.pop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -25,6 +25,9 @@ class Query(BaseModel):
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    never_stored: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that are only compared or decoded, so that U+0000 in them is one more wrong value, not a 422."""
 
 
 class NoBody(Body):

@@ -74,6 +74,12 @@ class MemberPatch(Body):
     role: Role
 
 
+class TypingMark(Body):
+    """Nothing need be said. A `seq`, as receipts have, is taken and changes nothing."""
+
+    seq: int | None = Field(None, ge=0, le=MAX_INT64)
+
+
 class ReceiptMark(Body):
     """Everything up to `seq`; what is beyond the newest message counts as that one."""
 
