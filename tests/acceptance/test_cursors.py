@@ -311,6 +311,37 @@ async def test_when_the_log_is_replaced_everyone_is_sent_away_and_told(
         assert texts(await replay(bob, goes_on)) == ["after"]
 
 
+async def test_positions_given_a_second_time_after_a_failover_are_not_skipped(
+    house: House, database_url: str
+) -> None:
+    """The replica that took over lacked the newest events: a cursor beyond them must not look good once the log has
+    grown past it again."""
+    async with house.instance(database_url=database_url) as api:
+        ann, bob = await house.people(at=api)
+        chat = await ann.direct_with(bob)
+        for text in ("kept", "lost", "lost too"):
+            await ann.say(chat, text)
+        old = (await bob.poll())["cursor"]
+        async with bob.ws() as socket:
+            connection = await asyncpg.connect(database_url, timeout=10)
+            try:
+                async with connection.transaction():
+                    await connection.execute("SELECT 1 FROM log_heads FOR UPDATE")
+                    kept = await connection.fetchval("SELECT min(position) FROM messages")
+                    await connection.execute("UPDATE log_heads SET position = $1", kept)
+                    await connection.execute("DELETE FROM events WHERE position > $1", kept)
+                    await connection.execute("DELETE FROM messages WHERE position > $1", kept)
+                    await connection.execute("UPDATE conversations SET last_seq = 1")
+                    await connection.execute("UPDATE conversation_members SET read_seq = least(read_seq, 1)")
+            finally:
+                await connection.close()
+            assert (await socket.closed()).code == 1012
+        for number in range(5):
+            await ann.say(chat, str(number))
+        for transport in TRANSPORTS:
+            await resync_of(bob, transport, old, "epoch_changed")
+
+
 # What a session may see of it.
 
 
