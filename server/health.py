@@ -15,7 +15,7 @@ OK = Part("ok")
 
 
 def database_check(database: Database) -> Check:
-    """PostgreSQL answers a statement. Vital: nothing is durable without it.
+    """PostgreSQL answers a statement, and can be written to. Vital: nothing is durable without it.
 
     ``database`` is one that users cannot keep busy: an instance that has much to do is well.
     """
