@@ -236,9 +236,13 @@ def test_doctor_tells_of_too_few_descriptors(tmp_path: Path) -> None:
 def test_a_start_warns_of_too_few_descriptors(
     tmp_path: Path, database_url: str, redis_url: str, limit: int, warned: bool
 ) -> None:
-    urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
     with descriptors(limit):
-        instance = Instance(tmp_path / "data", PARLEY_DRAIN_GRACE_SECONDS="0", **urls)
+        instance = Instance(
+            tmp_path / "data",
+            DATABASE_URL=database_url,
+            REDIS_URL=redis_url,
+            PARLEY_DRAIN_GRACE_SECONDS="0",
+        )
     with instance:
         instance.ready()
         assert ("few_descriptors" in instance.log()) is warned
