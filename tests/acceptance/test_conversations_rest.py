@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
-from tests.support.clients import Answer, Api, Person
-from tests.support.contract import Contract
+from tests.support.clients import Person
 
 NOWHERE = "0192f0c0-0000-7000-8000-000000000001"
-
-
-@pytest.fixture(autouse=True)
-async def contract(api: Api) -> AsyncIterator[Contract]:
-    document = (await api.call("GET", "/openapi.json", expect=200)).json
-    check = Contract(document)
-
-    def watch(method: str, url: str, answer: Answer) -> None:
-        check.answer(method, url, answer.status, answer.headers, answer.text)
-
-    api.watch = watch
-    yield check
-    api.watch = None
 
 
 async def problem(person: Person, method: str, path: str, status: int, **more: Any) -> dict[str, Any]:
