@@ -119,10 +119,8 @@ class Messages:
     ) -> list[OwnMessage]:
         """The newest messages first, with seqs below ``before``; or the oldest first, with seqs above ``after``.
 
-        Raises NotFound, and InvalidFields where both are given.
+        At most one of the two is given. Raises NotFound.
         """
-        if before is not None and after is not None:
-            raise InvalidFields([FieldError("after_seq", "give before_seq or after_seq, not both")])
         async with self._database.connection() as connection:
             rows = await messages.list_visible(
                 connection,

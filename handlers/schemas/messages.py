@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from domain.resources import Attachment, FormerText, OwnMessage
 from handlers.schemas.common import MAX_INT64, Body, Query, QueryInt, Seq
@@ -44,6 +44,13 @@ class MessageQuery(Query):
     )
     after_seq: QueryInt | None = Field(None, ge=0, le=MAX_INT64, description="Only messages after this one.")
     limit: QueryInt = Field(20, ge=1, le=100, description="How many items at most.")
+
+    @field_validator("after_seq")
+    @classmethod
+    def _one_direction(cls, after: int | None, info: ValidationInfo) -> int | None:
+        if after is not None and info.data.get("before_seq") is not None:
+            raise ValueError("give before_seq or after_seq, not both")
+        return after
 
 
 class MessageList(BaseModel):

@@ -9,6 +9,14 @@ from tests.support.house import House
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]
 
 
+async def test_a_page_in_two_directions_tells_a_stranger_nothing(house: House) -> None:
+    ann, bob, eve = await house.people(3)
+    path = f"/conversations/{await ann.group_with(bob)}/messages?after_seq=1&before_seq=3"
+    refused = await ann.get(path, expect=422)
+    assert [error["pointer"] for error in refused["errors"]] == ["after_seq"]
+    assert (await eve.get(path, expect=404))["code"] == "not_found"
+
+
 async def test_a_page_cursor_that_no_list_gave_out_tells_a_stranger_nothing(house: House) -> None:
     ann, bob, eve = await house.people(3)
     group = await ann.group_with(bob)
