@@ -117,7 +117,7 @@ class Conversation(SharedConversation):
     unread_count: int
     last_message: OwnMessage | None
     role: Role
-    muted_until: Time | None
+    muted_until: datetime | None  # as it was given: a whole second stays without a fraction
     pinned: bool
 
 

@@ -314,3 +314,15 @@ async def test_emoji_in_paths_are_text(ann: Person, bob: Person) -> None:
         told = await ann.call("PUT", f"{path}/{bad}")
         assert told.status == 422, bad
         assert json.loads(told.text)["errors"][0]["pointer"] == "emoji"
+
+
+async def test_a_time_of_ones_own_is_given_back_as_it_was_set_in_utc(ann: Person) -> None:
+    path = f"/conversations/{await ann.group_with()}"
+    for given, shown in (
+        ("2030-01-01T00:00:00Z", "2030-01-01T00:00:00Z"),
+        ("2030-01-01T02:00:00+02:00", "2030-01-01T00:00:00Z"),
+        ("2030-01-01T00:00:00.25Z", "2030-01-01T00:00:00.250000Z"),
+    ):
+        changed = await ann.call("PATCH", path, json={"muted_until": given}, expect=200)
+        assert changed.json["muted_until"] == shown
+        assert (await ann.get(path))["muted_until"] == shown

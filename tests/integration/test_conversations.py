@@ -53,7 +53,7 @@ async def test_what_cannot_be_started_says_where(chat: Chat) -> None:
     ada, *_ = await chat.crowd("ada", "bob", "eve")
     for wanted, pointer in (
         (NewConversation("direct", ["ada"]), "/members/0"),
-        (NewConversation("direct", []), "/members/0"),
+        (NewConversation("direct", []), "/members"),
         (NewConversation("direct", ["bob", "eve"]), "/members"),
         (NewConversation("direct", ["bob"], title="Us"), "/title"),
         (NewConversation("direct", ["bob"], history="all"), "/history"),
