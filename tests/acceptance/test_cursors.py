@@ -15,6 +15,7 @@ import pytest
 from realtime.codec import decode_cursor, encode_cursor
 from tests.support.clients import Json, Person
 from tests.support.house import House
+from tests.support.services import OwnRedis
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -158,6 +159,36 @@ async def test_all_sessions_see_one_order_across_conversations(house: House) -> 
     assert len(log) == len(set(log)) == len(sent)
     for order in orders:
         assert order == log
+
+
+async def test_what_is_read_in_one_go_keeps_its_order(house: House, own_redis: OwnRedis) -> None:
+    """An instance that hears no hint reads it all at once: a pair's message, a deletion, one to a crowd."""
+    async with house.instance(redis_url=own_redis.url) as there, AsyncExitStack() as crowded:
+        ann, bob, *others = await house.people(20)
+        chats = {"pair": await ann.direct_with(bob), "crowd": await ann.group_with(bob, *others)}
+        regretted = [(await ann.say(chats["crowd"], "regretted"))["seq"] for _ in range(5)]
+        start = (await ann.poll())["cursor"]
+        for other in others:
+            await crowded.enter_async_context(other.at(there).ws())
+        socket = await crowded.enter_async_context(bob.at(there).ws(start))
+        expected: list[str] = []
+        for n, seq in enumerate(regretted):
+            await ann.say(chats["pair"], f"pair {n}")
+            await ann.call("DELETE", f"/conversations/{chats['crowd']}/messages/{seq}", expect=204)
+            await ann.say(chats["crowd"], f"crowd {n}")
+            expected += [f"pair {n}", "message.deleted", f"crowd {n}"]
+        seen: list[Json] = []
+        while len(seen) < len(expected):
+            event = await socket.event()
+            if event["type"] in ("message.created", "message.deleted"):
+                seen.append(event)
+        assert [e["data"].get("body", e["type"]) for e in seen] == expected
+        log = [
+            e["cursor"]
+            for e in await replay(bob, start)
+            if e["type"] in ("message.created", "message.deleted")
+        ]
+        assert [event["cursor"] for event in seen] == log
 
 
 async def test_what_was_acknowledged_before_comes_first_across_instances(house: House) -> None:
