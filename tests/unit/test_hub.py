@@ -700,6 +700,32 @@ async def test_what_waited_when_the_log_could_not_be_read_is_not_written_where_i
         assert session.position == 0
 
 
+@pytest.mark.parametrize("ring_events", [1000, 3])
+def test_a_session_that_starts_just_after_the_process_was_stopped_is_given_nothing_before_it_has_read(
+    ring_events: int,
+) -> None:
+    async def story() -> None:
+        async with instance(ring_events=ring_events) as it:
+            ann = user()
+            for _ in range(9):
+                it.log.append(inbox(ann))
+            place = await it.hub.place(encode_cursor(it.log.epoch, 2))
+            view = await it.hub.view(DEFAULT_TENANT, ann)
+            freeze(20)
+            transport = FakeTransport("ws", it.hub.clock)
+            session = it.hub.open(
+                view, transport, place, sign_in=SessionId(new_id()), expires_at=1e9, groups=None
+            )
+            session.greet({"type": "hello", "cursor": place.presented}, place.resync)
+            session.start()
+            await turns(1)
+            assert [f.type for f in transport.frames()] == ["hello"]
+            await passes(1)
+            assert transport.events() == list(range(3, 10))
+
+    simulated(story)()
+
+
 @simulated
 async def test_a_stream_that_is_behind_is_told_why_it_ends() -> None:
     async with instance(limits=HubLimits(queue_bytes=3000)) as it:
