@@ -450,7 +450,7 @@ class RealtimeMachine(RuleBasedStateMachine):
 
 TestRealtime = RealtimeMachine.TestCase
 TestRealtime.settings = settings(
-    max_examples=120,
+    max_examples=250,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
