@@ -178,7 +178,9 @@ async def test_a_peer_that_was_closed_and_still_reads_nothing_is_cut_off(
 
 def served() -> set[tuple[str, int]]:
     """The peers of every connection that this process still holds."""
-    return {(each.raddr[0], each.raddr[1]) for each in psutil.Process().net_connections("tcp") if len(each.raddr)}
+    return {
+        (each.raddr[0], each.raddr[1]) for each in psutil.Process().net_connections("tcp") if len(each.raddr)
+    }
 
 
 async def test_who_asks_and_asks_and_reads_no_answer_is_closed(house: House) -> None:
