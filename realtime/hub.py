@@ -110,6 +110,7 @@ class Hub:
         self._became_fresh = asyncio.Event()
         self._ended: OrderedDict[SessionId, None] = OrderedDict()
         self._logs = 0
+        self._leaving: Callable[[], int] | None = None
         self.clock = clock
         self.wall = wall
         self.spawn = spawn
@@ -498,7 +499,7 @@ class Hub:
     ) -> Session:
         """A session on ``transport``. Greet it, start it, and :meth:`Session.detach` it when it is gone.
 
-        It is closed already where its sign-in ended since it was looked at.
+        It is closed already where its sign-in ended since it was looked at, and where everyone has been sent away.
         """
         assert self.holds(place), "find the place again where the log was replaced meanwhile"
         session = Session(
@@ -513,6 +514,8 @@ class Hub:
         self._attach(session, view)
         if self.has_ended(sign_in):
             session.close(REVOKED)
+        elif self._leaving is not None:
+            session.drain(self._leaving())
         return session
 
     def poll(
@@ -522,6 +525,7 @@ class Hub:
         poll = Poll(self, view, sign_in=sign_in, expires_at=expires_at, groups=groups)
         self._attach(poll, view)
         poll.ended = self.has_ended(sign_in)
+        poll.draining = self._leaving is not None
         return poll
 
     def _attach(self, follower: Session | Poll, view: UserView) -> None:
@@ -628,7 +632,11 @@ class Hub:
                 self._topics.remove(topic, view)
 
     async def drain(self, *, batch: int, pause: float, reconnect_after_ms: Callable[[], int]) -> None:
-        """Sends every session away, ``batch`` at a time, each with its own time to come back (I10)."""
+        """Sends every session away, ``batch`` at a time, each with its own time to come back (I10).
+
+        Who is let in later is sent away at once: nobody would do it then, and the stop waits for whoever is here.
+        """
+        self._leaving = reconnect_after_ms
         while self._followers:
             for follower in list(self._followers)[:batch]:
                 follower.drain(reconnect_after_ms())

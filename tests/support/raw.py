@@ -75,8 +75,16 @@ class RawSocket:
 
     async def get(self, path: str, headers: Mapping[str, str], version: str = "1.1") -> tuple[int, str]:
         """Sends a GET; the status and the head of the answer. The body is left to be read."""
+        await self.ask(path, headers, version)
+        return await self.answer()
+
+    async def ask(self, path: str, headers: Mapping[str, str], version: str = "1.1") -> None:
+        """Sends a GET."""
         lines = [f"GET {path} HTTP/{version}", *(f"{name}: {value}" for name, value in headers.items())]
         await self.write("\r\n".join([*lines, "", ""]).encode())
+
+    async def answer(self) -> tuple[int, str]:
+        """The status and the head of the next answer."""
         head = (await self.until(b"\r\n\r\n")).decode()
         return int(head.split(" ", 2)[1]), head
 
