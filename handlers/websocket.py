@@ -33,18 +33,20 @@ class WebSocketTransport(Outlet):
     """
 
     wire: Wire = "ws"
-    __slots__ = ("_heard",)
+    __slots__ = ("_heard", "occupied")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
         self._heard = time.monotonic()
+        self.occupied = False
+        """While a command is carried out no frame is read, so that silence would say nothing of the peer."""
 
     def heard(self) -> None:
         """Any frame counts as life."""
         self._heard = time.monotonic()
 
     def heard_at(self) -> float | None:
-        return self._heard
+        return None if self.occupied else self._heard
 
     def close(self, closing: Closing) -> None:
         """Says goodbye. The peer has a while to read what came before, and to answer; then it is cut off.
@@ -157,7 +159,11 @@ class SessionSocket(web.WebSocketResponse[bool]):
                 if transport.closing is not None:
                     continue  # what is sent behind the end takes no effect
                 if message.type is WSMsgType.TEXT:
-                    if not await connection.take(message.data):
+                    transport.occupied = True
+                    behaved = await connection.take(message.data)
+                    transport.occupied = False
+                    transport.heard()  # what came meanwhile waits to be read
+                    if not behaved:
                         session.flush()  # the replies
                         session.close(PROTOCOL_ABUSE)
                 elif message.type is WSMsgType.PING:

@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
 from tests.support.clients import Closed, Person
@@ -480,6 +481,30 @@ async def test_a_silent_peer_is_closed_with_4408_after_two_intervals(house: Hous
             for task in others:
                 task.cancel()
             await asyncio.wait(others)
+
+
+async def test_a_peer_whose_command_takes_long_is_not_taken_for_silent(house: House) -> None:
+    """An outage is when commands take long: PostgreSQL away, sockets stay open."""
+    async with house.instance(heartbeat_seconds=0.2) as api:
+        ann, bob = await house.people(2, at=api)
+        chat = await ann.direct_with(bob)
+        await ann.say(chat)
+        database = await asyncpg.connect(house.settings.database_url, timeout=10)
+        try:
+            held = database.transaction()
+            await held.start()
+            await database.execute("SELECT FROM conversations WHERE id = $1 FOR UPDATE", uuid.UUID(chat))
+            async with ann.ws() as socket:
+                command = {"conversation_id": chat, "seq": 1, "body": "at last"}
+                await socket.ws.send_json({"id": "slow", "op": "message.edit", "data": command})
+                for _ in range(8):  # four times what silence may last
+                    assert (await socket.receive())["type"] == "heartbeat"
+                await held.rollback()
+                while (frame := await socket.receive())["type"] != "reply":
+                    pass
+                assert frame["ok"]
+        finally:
+            await database.close()
 
 
 # The token's end.
