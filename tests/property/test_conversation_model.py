@@ -314,6 +314,8 @@ class Story:
                     given.append(data["user_id"])
                 elif data["user_id"] in given:  # a redacted event does not say who had reacted
                     given.remove(data["user_id"])
+                    if not given:
+                        del known[data["seq"]][1][data["emoji"]]  # given again, it comes behind the others
         return [
             (seq, body, [(emoji, [UUID(u) for u in users]) for emoji, users in reactions.items() if users])
             for seq, (body, reactions) in sorted(known.items())
