@@ -277,7 +277,7 @@ class Story:
         for message in messages:
             await self.check_message(n, person, message)
         assert await self.as_told(person, first=1 if place.joined == 0 else place.joined + 1) == [
-            (m.seq, m.body, [(r.emoji, r.user_ids) for r in m.reactions])
+            (m.seq, m.body, sorted((r.emoji, r.user_ids) for r in m.reactions))
             for m in messages
             if m.seq > place.joined
         ]
@@ -314,10 +314,12 @@ class Story:
                     given.append(data["user_id"])
                 elif data["user_id"] in given:  # a redacted event does not say who had reacted
                     given.remove(data["user_id"])
-                    if not given:
-                        del known[data["seq"]][1][data["emoji"]]  # given again, it comes behind the others
         return [
-            (seq, body, [(emoji, [UUID(u) for u in users]) for emoji, users in reactions.items() if users])
+            (
+                seq,
+                body,
+                sorted((emoji, [UUID(u) for u in users]) for emoji, users in reactions.items() if users),
+            )
             for seq, (body, reactions) in sorted(known.items())
             if seq >= first
         ]
