@@ -117,7 +117,10 @@ async def chunk_of_events(stream: RawSocket) -> list[Json]:
     return [json.loads(line[6:]) for line in text.split("\n") if line.startswith("data: {")]
 
 
-async def test_a_peer_that_takes_nothing_is_closed_and_goes_on_where_it_was(house: House) -> None:
+async def test_a_peer_that_takes_nothing_is_closed_and_goes_on_where_it_was(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "CLOSE_SECONDS", 0.2)
     async with house.instance(session_queue_bytes=QUEUE, heartbeat_seconds=0.5, ring_events=50) as api:
         ann, bob = await house.people(at=api)
         chat = await ann.direct_with(bob)
@@ -183,7 +186,10 @@ def served() -> set[tuple[str, int]]:
     }
 
 
-async def test_who_asks_and_asks_and_reads_no_answer_is_closed(house: House) -> None:
+async def test_who_asks_and_asks_and_reads_no_answer_is_closed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "CLOSE_SECONDS", 0.2)
     async with house.instance(session_queue_bytes=QUEUE) as api:
         ann, bob = await house.people(at=api)
         chat = await ann.direct_with(bob)
