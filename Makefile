@@ -29,7 +29,7 @@ $(STAMP): requirements-dev.txt $(RUNTIME)
 	@touch $(STAMP)
 
 test: $(STAMP)  ## the whole suite, on its own PostgreSQL and Redis
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 3 $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/ruff check .

@@ -49,7 +49,8 @@ class ViewLoader(Protocol):
 @dataclass(frozen=True, slots=True)
 class HubLimits:
     heartbeat: float = 25.0  # seconds
-    queue_bytes: int = 256 * 1024  # a session's, before it turns to reading the log
+    queue_events: int = 10_000  # a session's, before it turns to reading the log
+    queue_bytes: int = 256 * 1024  # the same
     dispatch: int = 1000  # events a step
     flush: int = 500  # sessions a step
     flush_at_once: int = 2000  # most sessions a batch of one topic is written to in one step
@@ -115,6 +116,7 @@ class Hub:
         self.wall = wall
         self.spawn = spawn
         self.queue_bytes = self._limits.queue_bytes
+        self.queue_events = self._limits.queue_events
         self.heartbeat = self._limits.heartbeat
         self.position = 0
         self.written: dict[Wire, int] = {"ws": 0, "sse": 0}

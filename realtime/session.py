@@ -85,6 +85,7 @@ class Session:
         "_catching_up",
         "_control",
         "_due",
+        "_events",
         "_flushing",
         "_groups",
         "_hub",
@@ -116,7 +117,7 @@ class Session:
         self._pending: list[Chunk] = []
         self._control: list[bytes] = []
         self._live_only: list[bytes] | None = None
-        self._bytes = 0
+        self._bytes = self._events = 0
         self._flushing = False
         self._catching_up = False
         self._due = hub.clock() + hub.heartbeat
@@ -144,7 +145,8 @@ class Session:
             self._position = hub.position
         pending.append(chunk)
         self._bytes += chunk.size
-        if self._bytes > hub.queue_bytes:
+        self._events += len(chunk.events)
+        if self._bytes > hub.queue_bytes or self._events > hub.queue_events:
             self._fall_behind()
         elif not self._flushing:
             self._flushing = True
@@ -210,7 +212,7 @@ class Session:
             hub.written[wire] += len(pending)
             data = data + events if data else events
             self._pending = []
-            self._bytes = 0
+            self._bytes = self._events = 0
         if data:
             buffered = transport.write(data)
             if buffered > hub.queue_bytes:
@@ -339,7 +341,7 @@ class Session:
         if not self._pending:
             self._position = self._hub.position if written is None else written
         self._pending = []
-        self._bytes = 0
+        self._bytes = self._events = 0
         self.state = State.BEHIND
         self._hub.fell_behind()
         self._begin_to_catch_up()

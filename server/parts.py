@@ -98,7 +98,11 @@ async def make_parts(
         clock=time.monotonic,
         wall=time.time,
         spawn=tasks.start,
-        limits=HubLimits(heartbeat=settings.heartbeat_seconds, queue_bytes=settings.session_queue_bytes),
+        limits=HubLimits(
+            heartbeat=settings.heartbeat_seconds,
+            queue_events=settings.session_queue_events,
+            queue_bytes=settings.session_queue_bytes,
+        ),
     )
     uow = UnitOfWork(database, publisher, jobs)
     committer = MessageCommitter(vital, publisher, metrics, max_waiting=settings.commit_queue_items)

@@ -532,3 +532,15 @@ async def test_a_session_that_ends_while_it_waits_for_the_log_lets_its_task_end(
         await passes(2)
         assert len(it.background.tasks) == tasks - 1
         assert transport.events() == []
+
+
+@simulated
+async def test_what_waits_is_bounded_in_events_too() -> None:
+    async with instance(limits=HubLimits(queue_events=5)) as it:
+        ann = user()
+        session, transport = await it.connect(ann)
+        for _ in range(20):
+            it.log.append(inbox(ann))
+        assert session.state is State.BEHIND
+        await passes(1)
+        assert transport.events() == list(range(1, 21))
