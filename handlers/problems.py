@@ -22,10 +22,5 @@ def problem_of(error: ParleyError, *, instance: str | None = None, request_id: s
     )
 
 
-def problem_json(error: ParleyError, *, instance: str | None = None, request_id: str | None = None) -> bytes:
-    """The same as JSON. Members that say nothing are left out."""
-    return encode_problem(problem_of(error, instance=instance, request_id=request_id))
-
-
 def encode_problem(problem: Problem) -> bytes:
     return problem.model_dump_json(exclude_none=True).encode()

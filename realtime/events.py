@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 import orjson
-from pydantic import Field
 
 from domain.log import Control, StoredEvent
 from domain.resources import Message, Resource, Role, SharedConversation, Time, User
@@ -76,7 +75,6 @@ LIVE_ONLY: dict[str, Group] = {
 }
 
 GROUPS: tuple[Group, ...] = get_args(Group)
-EventType = Annotated[str, Field(json_schema_extra={"enum": [*CATALOGUE, *LIVE_ONLY]})]
 
 
 def group_of(type_: str) -> Group:

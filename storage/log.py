@@ -73,11 +73,6 @@ REDACT = """
 UPDATE events SET data = (data::jsonb || $2::jsonb)::text WHERE position = ANY($1::bigint[])
 """
 
-OPEN_WINDOWS = """
-INSERT INTO membership_windows (tenant_id, conversation_id, user_id, opens)
-SELECT $1, $2, unnest($3::uuid[]), $4
-"""
-
 CLOSE_WINDOWS = """
 UPDATE membership_windows SET closes = $4
 WHERE tenant_id = $1 AND conversation_id = $2 AND user_id = ANY($3::uuid[]) AND closes IS NULL
@@ -185,13 +180,6 @@ async def read_views(connection: Connection, users: Sequence[tuple[TenantId, Use
 async def redact(connection: Connection, positions: Sequence[int], fields: dict[str, object]) -> None:
     """Overwrites top-level fields in the data of stored events, so that no replay gives the former values back."""
     await connection.execute(REDACT, list(positions), orjson.dumps(fields).decode())
-
-
-async def open_windows(
-    connection: Connection, tenant: TenantId, conversation: UUID, users: Sequence[UserId], position: int
-) -> None:
-    """Lets users read a conversation from ``position`` on, that position included."""
-    await connection.execute(OPEN_WINDOWS, tenant, conversation, list(users), position)
 
 
 async def close_windows(
