@@ -17,6 +17,7 @@ from services.security.tokens import (
     TokenExpired,
     TokenInvalid,
     TokenSigner,
+    Verified,
     digest_opaque_token,
     fingerprint_key,
     new_opaque_token,
@@ -85,6 +86,25 @@ def test_a_token_ends_at_its_time_to_the_fraction_of_a_second() -> None:
     with pytest.raises(TokenExpired) as raised:
         signer.read(token)
     assert (raised.value.status, raised.value.code) == (401, "token_expired")
+
+
+def test_a_token_seen_before_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = TokenSigner(SECRET)
+    token, cookie = access(signer), signer.realtime_cookie(DEFAULT_TENANT, USER, SESSION)
+    first = signer.read(token), signer.read(cookie, Kind.REALTIME_COOKIE)
+    monkeypatch.setattr(jwt, "decode", None)
+    assert (signer.read(token), signer.read(cookie, Kind.REALTIME_COOKIE)) == first
+
+
+def test_only_the_newest_verified_tokens_are_remembered() -> None:
+    claims = TokenSigner(SECRET).read(access(TokenSigner(SECRET)))
+    verified = Verified(capacity=10)
+    for n in range(100):
+        verified.add(b"%d" % n, claims)
+        assert verified.find(b"0") is claims  # asked for all the time
+        assert len(verified) <= 20
+    assert all(verified.find(b"%d" % n) for n in range(91, 100))
+    assert verified.find(b"50") is None
 
 
 def test_a_token_of_another_secret_is_refused() -> None:
