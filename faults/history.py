@@ -151,7 +151,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Sign-ins that ended: signed out, suspended, expired. `acked_at` is the answer's moment, or the moment of expiry."""
+    """Sign-ins that ended: signed out, suspended, expired. `acked_at` is when that was answered, or the expiry."""
 
     sign_ins: frozenset[str]
     acked_at: float
