@@ -24,7 +24,7 @@ from handlers import keys
 from handlers.problems import problem_of
 from handlers.reading import invalid
 from handlers.schemas.commands import SendMessage
-from realtime.hub import NotFresh
+from realtime.places import NotFresh
 from realtime.session import Session, State
 from services.message_commit import Known, Result, SendDraft, Stored
 

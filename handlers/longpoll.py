@@ -14,8 +14,8 @@ from handlers.realtime import Realtime, StreamQuery, begin, check_room, parse_to
 from handlers.schemas.common import NoBody, QueryInt
 from realtime.codec import encode_cursor
 from realtime.events import Event
-from realtime.hub import NotFresh, Place
-from realtime.session import Poll
+from realtime.places import NotFresh, Place
+from realtime.poll import Poll
 
 
 class PollQuery(StreamQuery):

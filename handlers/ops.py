@@ -13,7 +13,7 @@ from domain.ids import ConversationId, UserId
 from handlers import keys
 from handlers.commands import Command, Connection
 from handlers.schemas import commands as data
-from realtime.hub import NotFresh
+from realtime.places import NotFresh
 
 
 async def edit_message(peer: Connection, command: data.EditMessage) -> bytes:
@@ -71,7 +71,7 @@ async def acknowledge(peer: Connection, command: data.Acknowledge) -> None:
     """Everything up to the cursor has arrived. A cursor the log does not reach is an error: it proves nothing."""
     realtime = peer.app[keys.REALTIME]
     try:
-        place = await realtime.hub.place(command.cursor)
+        place = await realtime.hub.places.find(command.cursor)
     except NotFresh as error:
         raise Unavailable("the log cannot be read right now") from error
     if place.resync is not None:

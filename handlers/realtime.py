@@ -24,7 +24,8 @@ from handlers.origins import Origins
 from handlers.schemas.common import Query
 from handlers.serving import bearer_token
 from realtime.events import GROUPS, Group
-from realtime.hub import Hub, NotFresh, Place
+from realtime.hub import Hub
+from realtime.places import NotFresh, Place
 from realtime.views import UserView
 from services.delivery import DeliveryMarks
 from services.sessions import SessionDirectory
@@ -137,9 +138,9 @@ async def begin(realtime: Realtime, identity: Identity, presented: str | None) -
     """
     try:
         while True:
-            place = await realtime.hub.place(presented)
+            place = await realtime.hub.places.find(presented)
             view = await realtime.hub.view(identity.tenant, identity.user)
-            if realtime.hub.holds(place):
+            if realtime.hub.places.holds(place):
                 break
     except NotFresh as error:
         raise _unreadable() from error

@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -19,25 +19,25 @@ from domain.ids import SessionId, TenantId, UserId
 from domain.log import View
 from domain.waiting import within
 from realtime.closing import REVOKED, draining
-from realtime.codec import WS_PING, Cursor, CursorInvalid, Wire, decode_cursor, encode_cursor, frame
-from realtime.events import Chunk, Event, Group, encode_events
+from realtime.codec import Wire
+from realtime.events import Chunk, Event, Group
 from realtime.log import LogReader, LogSource
-from realtime.session import Follower, Poll, Session, Transport
-from realtime.views import Subscribers, UserView, window
+from realtime.places import NotFresh, Place, PlaceMetrics, Places
+from realtime.poll import Poll
+from realtime.replay import Replay, ReplayMetrics
+from realtime.session import Follower, Session, Transport
+from realtime.shared import SharedBytes
+from realtime.views import Subscribers, UserView
 
 logger = structlog.get_logger(__name__)
 
 
-class HubMetrics(Protocol):
+class HubMetrics(PlaceMetrics, ReplayMetrics, Protocol):
     """What the hub counts."""
-
-    def caught_up(self, source: Literal["ring", "database"], events: int) -> None: ...
 
     def delivered(self, transport: str, writes: int) -> None: ...
 
     def fell_behind(self) -> None: ...
-
-    def resynced(self, reason: str) -> None: ...
 
 
 class ViewLoader(Protocol):
@@ -56,20 +56,6 @@ class HubLimits:
     flush_at_once: int = 2000  # most sessions a batch of one topic is written to in one step
     idle_views: int = 5000
     idle_seconds: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a session starts: at ``position``, after a resync where ``resync`` names a reason."""
-
-    epoch: int
-    position: int
-    presented: str
-    resync: str | None = None
-
-
-class NotFresh(Exception):
-    """The log cannot be read now, so no session can begin."""
 
 
 class Hub:
@@ -94,7 +80,6 @@ class Hub:
         limits: HubLimits | None = None,
     ) -> None:
         self._reader = reader
-        self._source = source
         self._load_view = load_view
         self._metrics = metrics
         self._limits = limits or HubLimits()
@@ -105,13 +90,14 @@ class Hub:
         self._dirty: deque[Session] = deque()
         self._flush_scheduled = False
         self._pump_scheduled = False
-        self._joined: dict[tuple[int | str, ...], tuple[Sequence[Chunk], bytes]] = {}
-        self._beats: dict[tuple[Wire, int], bytes] = {}
         self._moved: asyncio.Future[None] | None = None
         self._became_fresh = asyncio.Event()
         self._ended: OrderedDict[SessionId, None] = OrderedDict()
         self._logs = 0
         self._leaving: Callable[[], int] | None = None
+        self.places = Places(self, reader, metrics)
+        self.replay = Replay(reader, source, metrics)
+        self.shared = SharedBytes()
         self.clock = clock
         self.wall = wall
         self.spawn = spawn
@@ -266,7 +252,7 @@ class Hub:
                 self._topics.add(event.topic, view)
         if control.redacts:
             self._reader.ring.redact(control.redacts)
-            self._joined.clear()
+            self.shared.written()
         self._deliver({event.topic: [event]}, event)
         for user in control.leaves:
             view = self._views.get(user)
@@ -306,7 +292,7 @@ class Hub:
         """The log is another one, or lost its end: every client comes back and is told to resync."""
         self._end_all()
         self._logs += 1
-        self._beats.clear()
+        self.shared.new_log()
         self._move_to(self._reader.position)
 
     def _end_all(self) -> None:
@@ -349,7 +335,7 @@ class Hub:
                 session.flush(fresh)
             except Exception:
                 self._failed(session)
-        self._joined.clear()
+        self.shared.written()
         for wire, chunks in self.written.items():
             if chunks:
                 self._metrics.delivered(wire, chunks)
@@ -358,31 +344,6 @@ class Hub:
             asyncio.get_running_loop().call_soon(self._flush)
         else:
             self._flush_scheduled = False
-
-    def joined(self, chunks: Sequence[Chunk], wire: Wire) -> bytes:
-        """Chunks as one run of bytes in the order of the log; sessions with the same chunks share it."""
-        if len(chunks) == 1:
-            return chunks[0].encoded(wire)
-        key = (wire, *map(id, chunks))
-        known = self._joined.get(key)
-        if known is None:
-            events = sorted((e for chunk in chunks for e in chunk.events), key=lambda e: e.position)
-            # Kept with the chunks: an id is good for as long as its object lives.
-            known = self._joined[key] = tuple(chunks), encode_events(events, wire)
-        return known[1]
-
-    def heartbeat_frame(self, wire: Wire, position: int) -> bytes:
-        """A heartbeat at that place, with a protocol ping where the wire has one."""
-        data = self._beats.get((wire, position))
-        if data is None:
-            cursor = encode_cursor(self.epoch, position)
-            data = frame(wire, b'{"type":"heartbeat","cursor":"%b"}' % cursor.encode(), "heartbeat", cursor)
-            if wire == "ws":
-                data += WS_PING
-            if len(self._beats) > 100:
-                self._beats.clear()
-            self._beats[wire, position] = data
-        return data
 
     def live(
         self, topic: bytes, payload: bytes, type_: str, group: Group, skip: Collection[UserId] = ()
@@ -397,46 +358,6 @@ class Hub:
         self._metrics.fell_behind()
 
     # Sessions begin and end.
-
-    async def place(self, presented: str | None) -> Place:
-        """Where a session with that cursor starts. Raises :class:`NotFresh` where the log cannot be read now."""
-        place = await self._place(presented)
-        if place.resync is not None:
-            self._metrics.resynced(place.resync)
-        return place
-
-    async def _place(self, presented: str | None) -> Place:
-        await self.be_fresh()
-        await self.reached(self._reader.offered, 0.5)
-        if presented is None:
-            return self._now()
-        try:
-            cursor = decode_cursor(presented)
-        except CursorInvalid:
-            return self._now("cursor_invalid")
-        if cursor.epoch == self.epoch and cursor.position > self.position:
-            await self._reach(cursor)
-        if cursor.epoch != self.epoch or cursor.position > self.position:
-            return self._now("epoch_changed")
-        if cursor.position < self.floor:
-            return self._now("cursor_expired")
-        return Place(self.epoch, cursor.position, presented)
-
-    def _now(self, resync: str | None = None) -> Place:
-        return Place(self.epoch, self.position, encode_cursor(self.epoch, self.position), resync)
-
-    def holds(self, place: Place) -> bool:
-        """Whether a place found a moment ago is one of this log: it may have been replaced since."""
-        return place.epoch == self.epoch and place.position <= self.position
-
-    async def _reach(self, cursor: Cursor) -> None:
-        """A cursor from an instance that is a moment ahead of this one is good; wait for what it has seen."""
-        try:
-            there = await self._reader.confirm(cursor.position)
-        except Exception as error:
-            raise NotFresh from error
-        if there and not await self.reached(cursor.position, 2.0):
-            raise NotFresh
 
     async def be_fresh(self) -> None:
         """Reads the head where that was not done lately. Raises :class:`NotFresh` where it cannot be read now.
@@ -503,7 +424,7 @@ class Hub:
 
         It is closed already where its sign-in ended since it was looked at, and where everyone has been sent away.
         """
-        assert self.holds(place), "find the place again where the log was replaced meanwhile"
+        assert self.places.holds(place), "find the place again where the log was replaced meanwhile"
         session = Session(
             self,
             view,
@@ -558,45 +479,6 @@ class Hub:
     def __len__(self) -> int:
         return len(self._followers)
 
-    # Reading.
-
-    def in_memory(self, after: int) -> bool:
-        """Whether memory holds everything behind ``after``."""
-        return after >= self._reader.ring.floor
-
-    def read_memory(self, view: UserView, after: int, upto: int, limit: int) -> tuple[list[Event], int]:
-        """What the view may see of ``after < position <= upto``: ``limit`` events at most, and how far they reach."""
-        ring = self._reader.ring
-        events: list[Event] = []
-        for topic, start, end in view.spans(after, upto):
-            events.extend(ring.topic(topic, start, end, limit))
-        events.sort(key=lambda e: e.position)
-        reached = upto
-        if len(events) >= limit:
-            events = events[:limit]
-            reached = events[-1].position
-        self._metrics.caught_up("ring", len(events))
-        return _shown(events, view), reached
-
-    async def read_stored(self, view: UserView, after: int, limit: int) -> tuple[list[Event], int]:
-        """The same from the stored log, up to the position of the call.
-
-        Raises as the source does, and :class:`NotFresh` where some of it was past retention before it was read.
-        """
-        upto = self.position
-        windows = [window(*span) for span in view.spans(after, upto)]
-        stored = await self._source.windows(windows, after, upto, limit)
-        if after < self.floor:
-            raise NotFresh
-        events = [Event(e, self.epoch) for e in stored]
-        for control in self._reader.ring.controls(upto, self.position):
-            if control.control.redacts:  # withdrawn while it was on its way
-                for event in events:
-                    if event.position in control.control.redacts:
-                        event.redact()
-        self._metrics.caught_up("database", len(events))
-        return _shown(events, view), events[-1].position if len(events) == limit else upto
-
     async def until_fresh(self) -> None:
         """Waits until events may be written (I9)."""
         while not self.fresh:
@@ -645,8 +527,3 @@ class Hub:
                 if isinstance(follower, Poll):
                     self.detach(follower)
             await asyncio.sleep(pause)
-
-
-def _shown(events: list[Event], view: UserView) -> list[Event]:
-    """Without those about a message from before the user's view of it."""
-    return [event for event in events if view.shows(event)]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 
 from domain.ids import SessionId
-from domain.waiting import within
 from realtime.closing import EXPIRED, REVOKED, SILENT, STALLED, Closing, draining
 from realtime.codec import Wire, encode_cursor, frame
 from realtime.events import Chunk, Event, Group, encode_events
@@ -208,7 +207,7 @@ class Session:
         pending = self._pending
         if pending and fresh:
             wire = transport.wire
-            events = pending[0].encoded(wire) if len(pending) == 1 else hub.joined(pending, wire)
+            events = pending[0].encoded(wire) if len(pending) == 1 else hub.shared.joined(pending, wire)
             hub.written[wire] += len(pending)
             data = data + events if data else events
             self._pending = []
@@ -277,7 +276,9 @@ class Session:
         self._due = now + self._hub.heartbeat
         self.flush()
         if self.transport.buffered() <= self._hub.queue_bytes:
-            self.transport.write(self._hub.heartbeat_frame(self.transport.wire, self.position))
+            self.transport.write(
+                self._hub.shared.heartbeat(self._hub.epoch, self.position, self.transport.wire)
+            )
 
     def close(self, closing: Closing) -> None:
         """Ends the session. Nothing is written after this but the close itself."""
@@ -355,9 +356,9 @@ class Session:
     def _step_from_memory(self) -> bool:
         """One page from memory, without waiting. True where the session is live now."""
         hub = self._hub
-        if not hub.fresh or not hub.in_memory(self._position):
+        if not hub.fresh or not hub.replay.in_memory(self._position):
             return False
-        events, reached = hub.read_memory(self.view, self._position, hub.position, self.PAGE)
+        events, reached = hub.replay.from_memory(self.view, self._position, hub.position, self.PAGE)
         self._write(events, reached)
         return self._go_live()
 
@@ -405,12 +406,12 @@ class Session:
         if self._position < hub.floor:
             self._position = hub.position
             self.transport.write(self._resync_frame("cursor_expired"))
-        if hub.in_memory(self._position):
+        if hub.replay.in_memory(self._position):
             self._step_from_memory()
             await asyncio.sleep(0)
             return
         try:
-            events, reached = await hub.read_stored(self.view, self._position, self.PAGE)
+            events, reached = await hub.replay.from_store(self.view, self._position, hub.position, self.PAGE)
         except Exception:  # the log cannot be read now; the session keeps its place, and heartbeats go on
             await hub.pause()
             return
@@ -432,127 +433,3 @@ class Session:
                 return False
             buffered = now_buffered
         return True
-
-
-class Poll:
-    """One long poll: a session for the time of a request. It answers from the log, never from what was offered."""
-
-    FILTERED_PAGE = 500  # events read at once where a filter is to leave some of them
-
-    __slots__ = (
-        "_groups",
-        "_hub",
-        "_wake",
-        "draining",
-        "ended",
-        "epoch",
-        "expired",
-        "expires_at",
-        "sign_in",
-        "view",
-    )
-
-    def __init__(
-        self,
-        hub: Hub,
-        view: UserView,
-        *,
-        sign_in: SessionId,
-        expires_at: float,
-        groups: frozenset[Group] | None,
-    ) -> None:
-        self._hub = hub
-        self._groups = groups
-        self._wake: asyncio.Future[None] | None = None
-        self.view = view
-        self.sign_in = sign_in
-        self.expires_at = expires_at
-        self.epoch = hub.epoch
-        """That of the log the poll reads, for its cursors."""
-        self.ended = False
-        """The sign-in, or the credential, ended while the poll waited."""
-        self.expired = False
-        """It was the credential's time."""
-        self.draining = False
-
-    def push(self, chunk: Chunk) -> None:
-        self.offer(chunk)
-
-    def offer(self, chunk: Chunk) -> None:
-        if self._groups is None or chunk.only(self._groups) is not None:
-            self._stir()
-
-    def offer_live(self, payload: bytes, type_: str, group: Group) -> bool:
-        """Polls carry no live-only events."""
-        return False
-
-    def revoked(self, event: Event, *, late: bool = False) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self.ended = True
-        self._stir()
-
-    def drain(self, reconnect_after_ms: int, *, late: bool = False) -> None:
-        self.draining = True
-        self._stir()
-
-    def beat(self, now: float, wall: float) -> None:
-        if wall >= self.expires_at and not self.ended:
-            self.expired = True
-            self._end()
-
-    def _stir(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def read(self, after: int, limit: int) -> tuple[list[Event], int, bool]:
-        """The next events behind ``after``; how far was read (where there is more: up to the last event); whether there
-        is more.
-
-        Raises what reading the stored log raises. Events may be given to a client only while the hub is fresh.
-        """
-        reached = after
-        # A filter may leave next to nothing of a page: what is read at once does not depend on what is asked for.
-        page = limit if self._groups is None else max(limit, self.FILTERED_PAGE)
-        while True:
-            upto = self._hub.position
-            events, reached = await self._page(reached, upto, page)
-            if events:
-                more = len(events) > limit or (reached < upto and await self._any(reached, upto))
-                events = events[:limit]
-                return events, events[-1].position if more else max(reached, upto), more
-            if reached >= self._hub.position:
-                return events, reached, False
-            await asyncio.sleep(0)  # others have their turn, however long the log is
-
-    async def _page(self, after: int, upto: int, limit: int) -> tuple[list[Event], int]:
-        """What the filter leaves of the next ``limit`` events the user may see, and how far they reach."""
-        if self._hub.in_memory(after):
-            events, reached = self._hub.read_memory(self.view, after, upto, limit)
-        else:
-            events, reached = await self._hub.read_stored(self.view, after, limit)
-        if self._groups is not None:
-            events = [e for e in events if e.group in self._groups]
-        return events, reached
-
-    async def _any(self, after: int, upto: int) -> bool:
-        """Whether there is anything else to read."""
-        while after < upto:
-            events, after = await self._page(after, upto, self.FILTERED_PAGE)
-            if events:
-                return True
-            await asyncio.sleep(0)
-        return False
-
-    async def wait(self, seconds: float) -> None:
-        """Waits for something to read, at most ``seconds``. Call it right after a :meth:`read` that gave nothing."""
-        if self.ended or self.draining:
-            return
-        self._wake = asyncio.get_running_loop().create_future()
-        try:
-            await within(seconds, self._wake)
-        except TimeoutError:
-            pass
-        finally:
-            self._wake = None

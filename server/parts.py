@@ -17,8 +17,9 @@ from domain.log import View
 from handlers.origins import Origins
 from handlers.realtime import Realtime
 from realtime.bus import Bus
-from realtime.hub import Hub, HubLimits, NotFresh
+from realtime.hub import Hub, HubLimits
 from realtime.log import LogReader
+from realtime.places import NotFresh
 from realtime.publisher import LogPublisher
 from realtime.ring import Ring
 from server.metrics import Metrics

@@ -19,7 +19,8 @@ from domain.ids import DEFAULT_TENANT
 from domain.log import NO_CONTROL, Control, Topic, inbox
 from realtime.codec import Wire, decode_cursor, decode_hint, encode_hint
 from realtime.events import Group
-from realtime.hub import HubLimits, NotFresh, Place
+from realtime.hub import HubLimits
+from realtime.places import NotFresh, Place
 from realtime.session import Session, State
 from realtime.views import UserView
 from tests.support.fakes import (
@@ -315,9 +316,9 @@ class RealtimeMachine(RuleBasedStateMachine):
         """As the handlers do it; None where the answer would be 503."""
         try:
             while True:
-                place = await on.hub.place(it.cursor)
+                place = await on.hub.places.find(it.cursor)
                 view = await on.hub.view(DEFAULT_TENANT, it.user)
-                if on.hub.holds(place):
+                if on.hub.places.holds(place):
                     return view, place
         except (NotFresh, SourceAway):
             return None

@@ -382,7 +382,7 @@ class Instance:
         transport: FakeTransport | None = None,
     ) -> tuple[Session, FakeTransport]:
         """A session as a handler opens one. Raises NotFresh."""
-        place = await self.hub.place(cursor)
+        place = await self.hub.places.find(cursor)
         view = await self.hub.view(DEFAULT_TENANT, user)
         if transport is None:
             transport = FakeTransport(wire, self.hub.clock)

@@ -189,7 +189,7 @@ async def test_shared_bytes_are_never_those_of_events_that_are_gone() -> None:
                     second, first = Chunk([two]), Chunk([one])
                     chunks = [first, second]
                     del first, second
-                frames = read_frames("ws", it.hub.joined(chunks, "ws"))
+                frames = read_frames("ws", it.hub.shared.joined(chunks, "ws"))
                 assert [f.data["data"]["seq"] for f in frames] == [one.position, two.position]
                 del chunks
 
@@ -236,7 +236,7 @@ async def test_writing_all_the_time_keeps_nothing_of_what_was_written() -> None:
                 it.log.append(topic)
             await turns(1)
         assert len(it.hub._dirty) <= 2 * len(people)
-        assert len(it.hub._joined) <= 2 * len(people)
+        assert len(it.hub.shared) <= 2 * len(people)
         assert it.counted.written["ws"] > 1000, "counted as it goes, not at the next pause"
 
 

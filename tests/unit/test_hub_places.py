@@ -9,8 +9,9 @@ import pytest
 from domain.ids import DEFAULT_TENANT, SessionId, UserId, new_id
 from domain.log import Control, Topic, View, inbox
 from realtime.codec import decode_cursor, encode_cursor
-from realtime.hub import HubLimits, NotFresh
+from realtime.hub import HubLimits
 from realtime.log import LogTiming
+from realtime.places import NotFresh
 from tests.support.fakes import FakeLog, Instance, conversation, passes, turns, user
 from tests.support.instances import NO_POLLS, instance, positions
 from tests.support.simulated import simulated
@@ -21,7 +22,7 @@ async def test_without_a_cursor_a_session_starts_at_now() -> None:
     async with instance() as it:
         ann = user()
         it.log.append(inbox(ann))
-        place = await it.hub.place(None)
+        place = await it.hub.places.find(None)
         assert (place.position, place.presented, place.resync) == (1, encode_cursor(it.log.epoch, 1), None)
 
 
@@ -32,7 +33,7 @@ async def test_a_cursor_that_is_ahead_of_this_instance_is_waited_for() -> None:
         for _ in range(3):
             it.log.append(inbox(ann))
         cursor = encode_cursor(it.log.epoch, 2)
-        place = await it.hub.place(cursor)
+        place = await it.hub.places.find(cursor)
         assert (place.position, place.presented, place.resync) == (2, cursor, None)
         assert it.hub.position >= 2
 
@@ -45,7 +46,7 @@ async def test_a_cursor_ahead_of_what_can_be_dispatched_in_time_is_not_declared_
             it.log.append(inbox(user()))
         it.hub.pump = lambda: None  # type: ignore[method-assign]
         with pytest.raises(NotFresh):
-            await it.hub.place(encode_cursor(it.log.epoch, 3))
+            await it.hub.places.find(encode_cursor(it.log.epoch, 3))
         assert it.counted.resyncs == []
 
 
@@ -144,9 +145,9 @@ async def test_no_session_begins_while_the_log_cannot_be_read() -> None:
         it.source.away = True
         await passes(1.5)
         with pytest.raises(NotFresh):
-            await it.hub.place(None)
+            await it.hub.places.find(None)
         it.source.away = False
-        await it.hub.place(None)
+        await it.hub.places.find(None)
 
 
 @simulated
@@ -154,11 +155,11 @@ async def test_a_place_found_before_the_log_was_replaced_is_no_place_in_the_new_
     async with instance() as it:
         for _ in range(9):
             it.log.append(inbox(user()))
-        place = await it.hub.place(encode_cursor(it.log.epoch, 8))
-        assert it.hub.holds(place)
+        place = await it.hub.places.find(encode_cursor(it.log.epoch, 8))
+        assert it.hub.places.holds(place)
         it.log.restore(4)
         await passes(1)
-        assert not it.hub.holds(place)
+        assert not it.hub.places.holds(place)
 
 
 @simulated

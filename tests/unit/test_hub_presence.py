@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from domain.ids import DEFAULT_TENANT, SessionId, UserId, new_id
-from realtime.session import Poll
+from realtime.poll import Poll
 from tests.support.fakes import FakeLog, Instance, passes, turns, user
 from tests.support.simulated import simulated
 

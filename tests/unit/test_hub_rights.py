@@ -113,7 +113,7 @@ def test_a_session_that_starts_just_after_the_process_was_stopped_is_given_nothi
             ann = user()
             for _ in range(9):
                 it.log.append(inbox(ann))
-            place = await it.hub.place(encode_cursor(it.log.epoch, 2))
+            place = await it.hub.places.find(encode_cursor(it.log.epoch, 2))
             view = await it.hub.view(DEFAULT_TENANT, ann)
             freeze(20)
             transport = FakeTransport("ws", it.hub.clock)

@@ -321,7 +321,7 @@ def test_falling_behind_in_the_very_turn_it_came_back_doubles_nothing(turns_late
             wanted = fill(it.log, topic, 20, size=100)
             it.source.latency = 0.01
             transport = FakeTransport("ws", it.hub.clock)
-            place = await it.hub.place(start)
+            place = await it.hub.places.find(start)
             view = await it.hub.view(it.log.events[0].tenant, me)
             session = it.hub.open(
                 view, transport, place, sign_in=SessionId(new_id()), expires_at=float("inf"), groups=None

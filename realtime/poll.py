@@ -1,0 +1,138 @@
+"""A long poll: a session for the time of one request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from domain.ids import SessionId
+from domain.waiting import within
+from realtime.events import Chunk, Event, Group
+
+if TYPE_CHECKING:
+    from realtime.hub import Hub
+    from realtime.views import UserView
+
+
+class Poll:
+    """Answers from the log, never from what was offered."""
+
+    FILTERED_PAGE = 500  # events read at once where a filter is to leave some of them
+
+    __slots__ = (
+        "_groups",
+        "_hub",
+        "_wake",
+        "draining",
+        "ended",
+        "epoch",
+        "expired",
+        "expires_at",
+        "sign_in",
+        "view",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        view: UserView,
+        *,
+        sign_in: SessionId,
+        expires_at: float,
+        groups: frozenset[Group] | None,
+    ) -> None:
+        self._hub = hub
+        self._groups = groups
+        self._wake: asyncio.Future[None] | None = None
+        self.view = view
+        self.sign_in = sign_in
+        self.expires_at = expires_at
+        self.epoch = hub.epoch
+        """That of the log the poll reads, for its cursors."""
+        self.ended = False
+        """The sign-in, or the credential, ended while the poll waited."""
+        self.expired = False
+        """It was the credential's time."""
+        self.draining = False
+
+    def push(self, chunk: Chunk) -> None:
+        self.offer(chunk)
+
+    def offer(self, chunk: Chunk) -> None:
+        if self._groups is None or chunk.only(self._groups) is not None:
+            self._stir()
+
+    def offer_live(self, payload: bytes, type_: str, group: Group) -> bool:
+        """Polls carry no live-only events."""
+        return False
+
+    def revoked(self, event: Event, *, late: bool = False) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        self._stir()
+
+    def drain(self, reconnect_after_ms: int, *, late: bool = False) -> None:
+        self.draining = True
+        self._stir()
+
+    def beat(self, now: float, wall: float) -> None:
+        if wall >= self.expires_at and not self.ended:
+            self.expired = True
+            self._end()
+
+    def _stir(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def read(self, after: int, limit: int) -> tuple[list[Event], int, bool]:
+        """The next events behind ``after``; how far was read (where there is more: up to the last event); whether there
+        is more.
+
+        Raises what reading the stored log raises. Events may be given to a client only while the hub is fresh.
+        """
+        reached = after
+        # A filter may leave next to nothing of a page: what is read at once does not depend on what is asked for.
+        page = limit if self._groups is None else max(limit, self.FILTERED_PAGE)
+        while True:
+            upto = self._hub.position
+            events, reached = await self._page(reached, upto, page)
+            if events:
+                more = len(events) > limit or (reached < upto and await self._any(reached, upto))
+                events = events[:limit]
+                return events, events[-1].position if more else max(reached, upto), more
+            if reached >= self._hub.position:
+                return events, reached, False
+            await asyncio.sleep(0)  # others have their turn, however long the log is
+
+    async def _page(self, after: int, upto: int, limit: int) -> tuple[list[Event], int]:
+        """What the filter leaves of the next ``limit`` events the user may see, and how far they reach."""
+        if self._hub.replay.in_memory(after):
+            events, reached = self._hub.replay.from_memory(self.view, after, upto, limit)
+        else:
+            events, reached = await self._hub.replay.from_store(self.view, after, self._hub.position, limit)
+        if self._groups is not None:
+            events = [e for e in events if e.group in self._groups]
+        return events, reached
+
+    async def _any(self, after: int, upto: int) -> bool:
+        """Whether there is anything else to read."""
+        while after < upto:
+            events, after = await self._page(after, upto, self.FILTERED_PAGE)
+            if events:
+                return True
+            await asyncio.sleep(0)
+        return False
+
+    async def wait(self, seconds: float) -> None:
+        """Waits for something to read, at most ``seconds``. Call it right after a :meth:`read` that gave nothing."""
+        if self.ended or self.draining:
+            return
+        self._wake = asyncio.get_running_loop().create_future()
+        try:
+            await within(seconds, self._wake)
+        except TimeoutError:
+            pass
+        finally:
+            self._wake = None
