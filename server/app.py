@@ -150,6 +150,18 @@ def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:
     )
 
 
+def _watch(parts: Parts) -> None:
+    """What is asked at each scrape."""
+    metrics, loop = parts.metrics, asyncio.get_running_loop()
+    metrics.watch_redis(lambda: parts.bus.connected)
+    metrics.watch_tasks(lambda: len(asyncio.all_tasks(loop)))
+    metrics.watch_depth("sessions", lambda: len(parts.hub))
+    metrics.watch_depth("commits", lambda: len(parts.committer))
+    metrics.watch_cache("ring", lambda: len(parts.reader.ring))
+    metrics.watch_cache("sign-ins", lambda: len(parts.directory))
+    metrics.watch_cache("tokens", lambda: parts.tokens.remembered)
+
+
 def _lifetime(
     parts: Parts, live: Live, stack: AsyncExitStack
 ) -> Callable[[web.Application], AsyncIterator[None]]:
@@ -179,9 +191,7 @@ def _lifetime(
                 **live.loops,
             }.items():
                 await loops.spawn(forever(name, run))
-            parts.metrics.watch_redis(lambda: parts.bus.connected)
-            parts.metrics.watch_depth("sessions", lambda: len(parts.hub))
-            parts.metrics.watch_depth("commits", lambda: len(parts.committer))
+            _watch(parts)
             yield
             await parts.committer.close()
             await parts.jobs.wait_and_close(5.0)

@@ -93,7 +93,12 @@ class Metrics:
         self._hints = make.counter("hints", "Hints received from other instances.")
         self._redis_up = make.gauge("redis_up", "1 while this instance hears Redis, else 0.")
         self._depths: dict[str, Callable[[], float]] = {}
-        self.registry.register(_Depths(self._depths))
+        self.registry.register(_ByName("parley_queue_depth", "What waits, by queue.", "queue", self._depths))
+        self._caches: dict[str, Callable[[], float]] = {}
+        self.registry.register(
+            _ByName("parley_cache_entries", "What is kept in memory, by cache.", "cache", self._caches)
+        )
+        self._tasks = make.gauge("tasks", "asyncio tasks that have not ended.")
 
     # What HTTP tells
 
@@ -182,19 +187,32 @@ class Metrics:
         """Has ``depth()`` asked at each scrape and shown as ``parley_queue_depth{queue=…}``."""
         self._depths[queue] = depth
 
+    def watch_cache(self, cache: str, entries: Callable[[], float]) -> None:
+        """Has ``entries()`` asked at each scrape and shown as ``parley_cache_entries{cache=…}``."""
+        self._caches[cache] = entries
+
+    def watch_tasks(self, tasks: Callable[[], float]) -> None:
+        """Has ``tasks()`` asked at each scrape, from another thread than the loop's, and shown as ``parley_tasks``."""
+        self._tasks.set_function(tasks)
+
     def render(self) -> bytes:
         """The text Prometheus reads (:data:`CONTENT_TYPE`)."""
         return generate_latest(self.registry)
 
 
-class _Depths(Collector):
-    def __init__(self, depths: dict[str, Callable[[], float]]) -> None:
-        self._depths = depths
+class _ByName(Collector):
+    """A gauge of several named sources, each asked when it is scraped."""
+
+    def __init__(self, name: str, text: str, label: str, sources: dict[str, Callable[[], float]]) -> None:
+        self._name = name
+        self._text = text
+        self._label = label
+        self._sources = sources
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        family = GaugeMetricFamily("parley_queue_depth", "What waits, by queue.", labels=["queue"])
-        for name, depth in self._depths.items():
-            family.add_metric([name], depth())
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        for name, source in list(self._sources.items()):
+            family.add_metric([name], source())
         yield family
 
 

@@ -75,6 +75,9 @@ class SessionDirectory:
         self._forgotten_all = False
         self._seen: dict[Key, datetime] = {}
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     async def authenticate(self, tenant: TenantId, access_token: str) -> Identity:
         """Who an access token speaks for.
 

@@ -139,6 +139,11 @@ class TokenSigner:
         self._verified = Verified()
         self.access_seconds = access_seconds
 
+    @property
+    def remembered(self) -> int:
+        """How many verified tokens are known."""
+        return len(self._verified)
+
     def access_token(self, tenant: TenantId, user: UserId, session: SessionId) -> str:
         """A token for ``Authorization: Bearer``, good for ``access_seconds``."""
         return self._sign(Kind.ACCESS, tenant, user, session, self.access_seconds)

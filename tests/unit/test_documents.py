@@ -187,6 +187,7 @@ def test_every_setting_is_in_the_operators_table_with_its_default(tmp_path: Path
 def test_every_metric_is_in_the_operators_table() -> None:
     metrics = Metrics()
     metrics.watch_depth("commits", lambda: 0)
+    metrics.watch_cache("ring", lambda: 0)
     there = set(re.findall(r"^# TYPE (parley_\w+) ", metrics.render().decode(), flags=re.MULTILINE))
     there = {name for name in there if not name.endswith("_created")}
     assert {row[0].split("`")[1] for row in rows(OPERATIONS, "Metrics and alerts")} == there

@@ -122,6 +122,8 @@ def test_metrics_tell_what_they_were_told() -> None:
     metrics.log_read(100, 2, 0.5)
     metrics.gap_healed()
     metrics.watch_depth("commits", lambda: 12)
+    metrics.watch_cache("ring", lambda: 20)
+    metrics.watch_tasks(lambda: 34)
     text = metrics.render().decode()
     for line in (
         'parley_connections{transport="websocket"} 1.0',
@@ -140,6 +142,8 @@ def test_metrics_tell_what_they_were_told() -> None:
         "parley_log_lag_seconds 0.5",
         "parley_hint_gaps_healed_total 1.0",
         'parley_queue_depth{queue="commits"} 12.0',
+        'parley_cache_entries{cache="ring"} 20.0',
+        "parley_tasks 34.0",
     ):
         assert line in text.splitlines(), line
 
