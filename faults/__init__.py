@@ -1,1 +1,4 @@
-"""`make faults`: kill any part under load and see that nothing acknowledged is lost, doubled or reordered."""
+"""`make faults`: breaks one part after another under load, and judges what clients were promised. See docs/faults.md.
+
+Nothing here imports the server: what judges it knows only its public contract.
+"""

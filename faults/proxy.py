@@ -1,0 +1,144 @@
+"""The load balancer between clients and instances: routes by `/readyz`, and cuts, stalls and switches on demand.
+
+It works on connections, not on requests: a connection goes to one instance for its life, and nothing is ever repeated.
+An instance whose `/readyz` is not 200 gets no new connection; where that is true of all, they are tried anyway, so that
+clients hear from the servers themselves what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from faults.links import Kind, Link, inside_of
+
+LOOK_SECONDS = 0.2
+ANSWER_SECONDS = 1.0
+_BACKLOG = 1024
+
+
+@dataclass(slots=True)
+class Backend:
+    """An instance as the balancer sees it. `port` is 0 while it does not run."""
+
+    name: str
+    port: int = 0
+    ready: bool = False
+
+
+class Proxy:
+    """One address for all instances. Made by :func:`balancing`."""
+
+    def __init__(self, backends: Iterable[Backend], rng: random.Random) -> None:
+        self.backends = {backend.name: backend for backend in backends}
+        self.url = ""
+        self.links: set[Link] = set()
+        self._rng = rng
+
+    def choose(self, kinds: Iterable[Kind] = Kind, backend: str | None = None) -> list[Link]:
+        """Open links that carry one of these, to one instance or to any, in random order."""
+        wanted = set(kinds)
+        chosen = [
+            link
+            for link in self.links
+            if link.is_open and link.kind in wanted and backend in (None, link.backend)
+        ]
+        chosen.sort(key=lambda link: link.port)  # a set's own order is not the seed's
+        self._rng.shuffle(chosen)
+        return chosen
+
+    def link(self, port: int) -> Link | None:
+        """The link of the client whose own port this is."""
+        return next((link for link in self.links if link.port == port), None)
+
+    def instance_of(self, port: int) -> str:
+        """The name of the instance a client is connected to, by the client's own port; "" where it is to none."""
+        found = self.link(port)
+        return found.backend if found is not None else ""
+
+    def cut(self, links: Iterable[Link]) -> int:
+        """Resets these; how many."""
+        cut = list(links)
+        for link in cut:
+            link.cut()
+        return len(cut)
+
+    def cut_inside(self, links: Iterable[Link]) -> int:
+        """Cuts these in the middle of the next thing the server tells them; how many."""
+        chosen = list(links)
+        for link in chosen:
+            link.cut_inside(inside_of(link.kind, self._rng))
+        return len(chosen)
+
+    async def watch(self) -> None:
+        """Asks each instance for its health, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for backend in self.backends.values():
+                tasks.create_task(self._watch(backend))
+
+    async def until_ready(self, name: str, seconds: float = 30.0) -> None:
+        """Returns when new connections go to that instance. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while not self.backends[name].ready:  # noqa: ASYNC110  (it is polled for anyway)
+                await asyncio.sleep(LOOK_SECONDS / 4)
+
+    def accept(self) -> asyncio.Protocol:
+        """The near side of a new link."""
+        link = Link(self._dial, self.links.discard)
+        self.links.add(link)
+        return link.near
+
+    async def _dial(self, link: Link, far: Callable[[], asyncio.Protocol]) -> None:
+        running = [backend for backend in self.backends.values() if backend.port]
+        self._rng.shuffle(running)
+        running.sort(key=lambda backend: not backend.ready)
+        for backend in running:
+            try:
+                await asyncio.get_running_loop().create_connection(far, "127.0.0.1", backend.port)
+            except OSError:  # refused: nothing was sent, so another may have it
+                continue
+            link.backend = backend.name
+            return
+        raise OSError("no instance takes connections")
+
+    async def _watch(self, backend: Backend) -> None:
+        while True:
+            port = backend.port
+            ready = bool(port) and await _is_ready(port)
+            if backend.port == port:
+                backend.ready = ready
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+@asynccontextmanager
+async def balancing(names: Iterable[str], rng: random.Random) -> AsyncIterator[Proxy]:
+    """A balancer on a free port of the loopback, before instances of these names, none of which runs yet."""
+    proxy = Proxy([Backend(name) for name in names], rng)
+    server = await asyncio.get_running_loop().create_server(proxy.accept, "127.0.0.1", 0, backlog=_BACKLOG)
+    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    watching = asyncio.get_running_loop().create_task(proxy.watch())
+    try:
+        yield proxy
+    finally:
+        watching.cancel()
+        server.close()
+        proxy.cut(list(proxy.links))
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _is_ready(port: int) -> bool:
+    """Whether `/readyz` says 200, in time. A connection of its own each time, as load balancers do."""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: parley\r\nConnection: close\r\n\r\n")
+            return (await reader.readline()).split()[1:2] == [b"200"]
+    except (OSError, TimeoutError, ValueError):
+        return False
+    finally:
+        if writer is not None:
+            writer.transport.abort()
