@@ -102,24 +102,22 @@ def frame(wire: Wire, payload: bytes, event: str, cursor: str | None) -> bytes:
     return ws_frame(payload) if wire == "ws" else sse_block(payload, event, cursor)
 
 
-def encode_hint(events: Iterable[StoredEvent]) -> bytes:
-    """A batch of committed events, for other instances. See :func:`decode_hint`."""
-    return orjson.dumps(
-        [
-            (
-                e.position,
-                e.tenant,
-                int(e.topic.kind),
-                e.topic.id,
-                e.type,
-                e.at,
-                e.data.decode(),
-                encode_control(e.control),
-            )
-            for e in events
-        ],
-        default=_plain,
-    )
+def encode_hint(epoch: int, events: Iterable[StoredEvent]) -> bytes:
+    """A batch of committed events of the log with that epoch, for other instances. See :func:`decode_hint`."""
+    batch = [
+        (
+            e.position,
+            e.tenant,
+            int(e.topic.kind),
+            e.topic.id,
+            e.type,
+            e.at,
+            e.data.decode(),
+            encode_control(e.control),
+        )
+        for e in events
+    ]
+    return orjson.dumps((epoch, batch), default=_plain)
 
 
 def _plain(value: object) -> str:
@@ -129,9 +127,12 @@ def _plain(value: object) -> str:
     raise TypeError
 
 
-def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
-    """The reverse of :func:`encode_hint`: a dense batch. Raises ValueError for anything else."""
+def decode_hint(payload: bytes) -> tuple[int, Sequence[StoredEvent]]:
+    """The reverse of :func:`encode_hint`: the epoch and a dense batch. Raises ValueError for anything else."""
     try:
+        epoch, batch = orjson.loads(payload)
+        if type(epoch) is not int:
+            raise ValueError("not an epoch")
         events = [
             StoredEvent(
                 position,
@@ -142,7 +143,7 @@ def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
                 data.encode(),
                 decode_control(control),
             )
-            for position, tenant, kind, topic, type_, at, data, control in orjson.loads(payload)
+            for position, tenant, kind, topic, type_, at, data, control in batch
         ]
         for n, event in enumerate(events):
             if type(event.position) is not int or event.position != events[0].position + n:
@@ -158,4 +159,4 @@ def decode_hint(payload: bytes) -> Sequence[StoredEvent]:
                 raise ValueError("not a control")
     except (TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError("not a hint") from error
-    return events
+    return epoch, events

@@ -35,7 +35,7 @@ class LogPublisher:
     def committed(self, events: Sequence[StoredEvent]) -> None:
         """Takes the events of one commit, dense and in order. Never raises: the commit stands, whoever hears of it."""
         try:
-            self._bus.publish(CHANNEL, encode_hint(events))
+            self._bus.publish(CHANNEL, encode_hint(self._reader.epoch, events))
             self._reader.offer(events)
         except Exception:
             logger.exception("log.untold", events=len(events))
@@ -44,8 +44,11 @@ class LogPublisher:
     def _hinted(self, payload: bytes) -> None:
         self._metrics.hint_received()
         try:
-            events = decode_hint(payload)
+            epoch, events = decode_hint(payload)
         except ValueError:
             self._reader.poke()  # a newer version's hint: the stored log can be read all the same
-        else:
+            return
+        if epoch == self._reader.epoch:
             self._reader.offer(events)
+        else:
+            self._reader.poke()  # from before the log was restored, or somebody knows of that sooner than we do

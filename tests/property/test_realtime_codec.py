@@ -126,9 +126,9 @@ def batches(draw: st.DrawFn) -> list[StoredEvent]:
     ]
 
 
-@given(batches())
-def test_hints_come_back_as_they_were(batch: list[StoredEvent]) -> None:
-    assert list(decode_hint(encode_hint(batch))) == batch
+@given(st.integers(0, 2**63), batches())
+def test_hints_come_back_as_they_were(epoch: int, batch: list[StoredEvent]) -> None:
+    assert decode_hint(encode_hint(epoch, batch)) == (epoch, batch)
 
 
 class DriverUUID(UUID):
@@ -150,9 +150,9 @@ def test_ids_as_the_database_gives_them_go_into_a_hint_and_into_an_event(
             Control(joins=(UserId(kind(str(user))),)),
         )
 
-    hint = encode_hint([stored(DriverUUID)])
-    assert hint == encode_hint([stored(UUID)])
-    assert list(decode_hint(hint)) == [stored(UUID)]
+    hint = encode_hint(1, [stored(DriverUUID)])
+    assert hint == encode_hint(1, [stored(UUID)])
+    assert decode_hint(hint) == (1, [stored(UUID)])
     assert Event(stored(DriverUUID), 1).envelope == Event(stored(UUID), 1).envelope
 
 
@@ -173,21 +173,22 @@ def nearly_hints(draw: st.DrawFn) -> bytes:
     """A hint with one field replaced by something else."""
     fields: list[object] = list(PIECES)
     fields[draw(st.integers(0, len(fields) - 1))] = draw(JSON)
-    return json.dumps([fields]).encode()
+    return json.dumps([draw(st.just(1) | JSON), [fields]]).encode()
 
 
 def hint_of_position(position: int) -> bytes:
-    return json.dumps([[position, *PIECES[1:]]]).encode()
+    return json.dumps([1, [[position, *PIECES[1:]]]]).encode()
 
 
 def hint_with_control(control: object) -> bytes:
-    return json.dumps([[*PIECES[:-1], json.dumps(control)]]).encode()
+    return json.dumps([1, [[*PIECES[:-1], json.dumps(control)]]]).encode()
 
 
 @given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode()), nearly_hints()))
 @example(b"")
 @example(b"\xff")
-@example(b"[[5, 5, 2, 5, 5, 5, 5, 5]]")
+@example(b"[1, [[5, 5, 2, 5, 5, 5, 5, 5]]]")
+@example(b'["1", []]')
 @example(hint_of_position(-1))
 @example(hint_of_position(0))
 @example(hint_of_position(2**64))
@@ -197,9 +198,10 @@ def hint_with_control(control: object) -> bytes:
 def test_what_is_no_hint_raises_value_error_and_nothing_else(payload: bytes) -> None:
     """It arrives from outside, on a handler that must not raise anything else."""
     try:
-        events = decode_hint(payload)
+        epoch, events = decode_hint(payload)
     except ValueError:
         return
+    assert isinstance(epoch, int)
     for before, event in itertools.pairwise(events):
         assert event.position == before.position + 1, "a hint that is taken is dense"
     for event in events:

@@ -97,7 +97,7 @@ class RealtimeMachine(RuleBasedStateMachine):
 
     def _tell(self, events: Any) -> None:
         """Its own instance knows at once; for the other a hint is on its way."""
-        self.hints[1 - self.home].append(encode_hint(events))
+        self.hints[1 - self.home].append(encode_hint(self.log.epoch, events))
         self.instances[self.home].reader.offer(events)
 
     # What happens in the log.
@@ -223,7 +223,9 @@ class RealtimeMachine(RuleBasedStateMachine):
             for pick in picks:
                 if hints:
                     payload = hints[pick % len(hints)] if keep else hints.pop(pick % len(hints))
-                    self.instances[instance].reader.offer(decode_hint(payload))
+                    epoch, events = decode_hint(payload)
+                    if epoch == self.instances[instance].reader.epoch:
+                        self.instances[instance].reader.offer(events)
 
         self.do(work())
 

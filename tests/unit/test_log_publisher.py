@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from domain.log import StoredEvent
 from realtime.bus import Bus
+from realtime.events import Event
 from realtime.log import LogReader, LogTiming
 from realtime.publisher import LogPublisher
 from realtime.ring import Ring
@@ -75,4 +76,27 @@ async def test_a_hint_that_cannot_be_read_has_the_log_read() -> None:
     publisher._hinted(b'{"of": "a newer version"}')
     await passes(0.1)
     assert reader.position == 1
+    await background.stop()
+
+
+@simulated
+async def test_a_hint_of_another_log_is_not_taken_for_one_of_this() -> None:
+    """An instance that stood still while the log was restored tells of positions that mean something else now."""
+    old, log = FakeLog(), FakeLog()
+    log.epoch = old.epoch + 1
+    _, bus, publisher, _ = await _publisher(old, FakeSource(old))
+    publisher.committed([old.append(TOPIC)])
+    ((_, message),) = bus._waiting
+    reader, _, its, _ = await _publisher(log, FakeSource(log))
+    background = Background()
+    background.spawn(reader.run())
+    await passes(0.1)
+    its._hinted(message.removeprefix(b"a;"))
+    assert reader.position == 0
+    stored = log.append(TOPIC)
+    its._hinted(message.removeprefix(b"a;"))
+    await passes(0.1)
+    assert [e.envelope for e in reader.ring.slice(0, 9)] == [Event(stored, log.epoch).envelope], (
+        "read from the log"
+    )
     await background.stop()
