@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.accounting import descendants
@@ -39,11 +39,12 @@ class Server:
     port: int
     pids: tuple[int, ...]
     directory: Path
+    log_name: str = _LOG
 
     @property
     def log(self) -> Path:
         """What it writes to its standard output and error."""
-        return self.directory / _LOG
+        return self.directory / self.log_name
 
     @property
     def data_dir(self) -> Path:
@@ -65,23 +66,40 @@ def parley(**settings: str) -> Iterator[Server]:
 
     `settings` are environment variables on top. Raises StartError.
     """
-    with tempfile.TemporaryDirectory(prefix="parley-bench-") as name:
-        directory, port = Path(name), free_port()
+    with parleys(1, **settings) as (server,):
+        yield server
+
+
+@contextlib.contextmanager
+def parleys(count: int, **settings: str) -> Iterator[tuple[Server, ...]]:
+    """The same, `count` instances that share the data directory and so one PostgreSQL and one Redis."""
+    with tempfile.TemporaryDirectory(prefix="parley-bench-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
         directory.chmod(0o711)  # as root, the embedded services run as another account and must get through
-        environment = {key: value for key, value in os.environ.items() if not _is_setting(key)} | {
-            "PARLEY_HOST": "127.0.0.1",
-            "PARLEY_PORT": str(port),
-            "PARLEY_DATA_DIR": str(directory / "data"),
-            "PARLEY_RATE_LIMITS": "off",
-            "PARLEY_BCRYPT_ROUNDS": "4",
-            "PARLEY_DRAIN_GRACE_SECONDS": "0",
-            "PARLEY_HEARTBEAT_SECONDS": "300",
-            **settings,
-        }
-        with _running(
-            [sys.executable, str(ROOT / "main.py"), "serve"], environment, directory, lambda: _is_ready(port)
-        ) as process:
-            yield Server("Parley", port, (process.pid,), directory)
+        yield tuple(
+            stack.enter_context(_instance(directory, number, settings)) for number in range(1, count + 1)
+        )
+
+
+@contextlib.contextmanager
+def _instance(directory: Path, number: int, settings: Mapping[str, str]) -> Iterator[Server]:
+    port = free_port()
+    server = Server("Parley", port, (), directory, _LOG if number == 1 else f"output{number}.log")
+    environment = {key: value for key, value in os.environ.items() if not _is_setting(key)} | {
+        "PARLEY_HOST": "127.0.0.1",
+        "PARLEY_PORT": str(port),
+        "PARLEY_DATA_DIR": str(server.data_dir),
+        "PARLEY_RATE_LIMITS": "off",
+        "PARLEY_BCRYPT_ROUNDS": "4",
+        "PARLEY_DRAIN_GRACE_SECONDS": "0",
+        "PARLEY_HEARTBEAT_SECONDS": "300",
+        **settings,
+    }
+    command = [sys.executable, str(ROOT / "main.py"), "serve"]
+    with _running(
+        command, environment, server.directory, lambda: _is_ready(port), server.log_name
+    ) as process:
+        yield replace(server, pids=(process.pid,))
 
 
 def _is_setting(name: str) -> bool:
@@ -139,14 +157,18 @@ def nchan() -> Iterator[Server]:
 
 @contextlib.contextmanager
 def _running(
-    command: Sequence[str], environment: Mapping[str, str], directory: Path, is_up: Callable[[], bool]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    is_up: Callable[[], bool],
+    log_name: str = _LOG,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` until the block ends, then stop it with SIGTERM.
 
     What is raised in the block gets the end of what the server wrote as a note. The working directory is
     `directory`, where no `.env` of a developer changes what is measured.
     """
-    log = directory / _LOG
+    log = directory / log_name
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
