@@ -65,6 +65,7 @@ class Hub:
     STRIDE = (
         64  # sessions written to before it is looked again whether the process has not been stopped meanwhile
     )
+    STOPPED = 2.0  # seconds late from which on this process counts as one that was stopped for a while
     ENDED = 20_000  # sign-ins whose end is remembered, for sessions that were being opened when they ended
 
     def __init__(
@@ -105,6 +106,8 @@ class Hub:
         self.queue_events = self._limits.queue_events
         self.heartbeat = self._limits.heartbeat
         self.position = 0
+        self.listening_since = clock()
+        """Since when silence is the peer's: while this process was stopped, nobody could be heard."""
         self.written: dict[Wire, int] = {"ws": 0, "sse": 0}
         """Chunks of events written since they were last counted."""
         self.revoked: Callable[[Iterable[SessionId]], None] = lambda sign_ins: None
@@ -492,8 +495,12 @@ class Hub:
 
     async def run(self) -> None:
         """Heartbeats, expiry and tidying up, until cancelled."""
+        interval = min(0.5, self.heartbeat / 4)
         while True:
-            await asyncio.sleep(min(0.5, self.heartbeat / 4))
+            due = self.clock() + interval
+            await asyncio.sleep(interval)
+            if self.clock() - due > self.STOPPED:
+                self.listening_since = self.clock()
             self.beat()
 
     def beat(self) -> None:

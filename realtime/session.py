@@ -268,7 +268,7 @@ class Session:
                 "token.expiring",
             )
         heard = self.transport.heard_at()
-        if heard is not None and now - heard > 2 * self._hub.heartbeat:
+        if heard is not None and now - max(heard, self._hub.listening_since) > 2 * self._hub.heartbeat:
             self.close(SILENT)
             return
         if now < self._due:

@@ -483,6 +483,19 @@ async def test_a_silent_peer_is_closed_and_a_stream_has_no_such_signs() -> None:
 
 
 @simulated
+async def test_a_peer_is_not_taken_for_silent_while_this_process_was_stopped() -> None:
+    """What it sent meanwhile is still to be read."""
+    async with instance() as it:
+        _, peer = await it.connect(user())
+        peer.silent_since = it.hub.clock()
+        freeze(3 * SMALL.heartbeat)
+        await passes(SMALL.heartbeat)
+        assert closed_with(peer) is None
+        await passes(SMALL.heartbeat + 1)
+        assert closed_with(peer) == 4408, "it has been listened to for two intervals since"
+
+
+@simulated
 async def test_a_token_is_said_to_expire_a_minute_ahead_and_then_ends_the_session() -> None:
     async with instance() as it:
         now = it.hub.clock()
