@@ -150,6 +150,15 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The newest position, the log's epoch, and the newest position that is past retention."""
+
+    position: int
+    epoch: int
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What one user may read of the log, as it stood when ``head`` was the newest position."""
 

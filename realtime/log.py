@@ -11,21 +11,12 @@ from typing import Protocol
 import structlog
 
 from domain.ids import TenantId, UserId
-from domain.log import StoredEvent, View, Window, rfc3339
+from domain.log import Head, StoredEvent, View, Window, rfc3339
 from domain.waiting import within
 from realtime.events import Event
 from realtime.ring import Ring
 
 logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The newest position, the log's epoch, and the newest position that is past retention."""
-
-    position: int
-    epoch: int
-    floor: int
 
 
 class LogSource(Protocol):

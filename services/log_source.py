@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from domain.ids import TenantId, UserId
-from domain.log import StoredEvent, View, Window
-from realtime.log import Head
+from domain.log import Head, StoredEvent, View, Window
 from storage import log
 from storage.database import Database
 
@@ -21,13 +20,11 @@ class StoredLog:
 
     async def head(self) -> Head:
         async with self._vital.connection() as connection:
-            head = await log.read_head(connection)
-        return Head(head.position, head.epoch, head.floor)
+            return await log.read_head(connection)
 
     async def renew_epoch(self, old: int) -> Head:
         async with self._vital.connection() as connection:
-            head = await log.renew_epoch(connection, old)
-        return Head(head.position, head.epoch, head.floor)
+            return await log.renew_epoch(connection, old)
 
     async def range(self, after: int, upto: int, limit: int) -> Sequence[StoredEvent]:
         async with self._database.connection() as connection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -77,15 +76,6 @@ CLOSE_WINDOWS = """
 UPDATE membership_windows SET closes = $4
 WHERE tenant_id = $1 AND conversation_id = $2 AND user_id = ANY($3::uuid[]) AND closes IS NULL
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The newest position, the log's epoch, and the newest position that is past retention."""
-
-    position: int
-    epoch: int
-    floor: int
 
 
 def _event(row: asyncpg.Record) -> StoredEvent:

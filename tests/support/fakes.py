@@ -16,12 +16,12 @@ from typing import Literal
 import orjson
 
 from domain.ids import DEFAULT_TENANT, SessionId, TenantId, UserId, new_id
-from domain.log import NO_CONTROL, Control, StoredEvent, Topic, TopicKind, View, Window, inbox
+from domain.log import NO_CONTROL, Control, Head, StoredEvent, Topic, TopicKind, View, Window, inbox
 from realtime.closing import Closing
 from realtime.codec import Wire
 from realtime.events import Group
 from realtime.hub import Hub, HubLimits
-from realtime.log import Head, LogReader, LogTiming
+from realtime.log import LogReader, LogTiming
 from realtime.ring import Ring
 from realtime.session import Session
 from tests.support.simulated import Misuse

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from domain.log import StoredEvent
-from realtime.log import Head, LogReader, LogTiming
+from domain.log import Head, StoredEvent
+from realtime.log import LogReader, LogTiming
 from realtime.ring import Ring
 from tests.support.fakes import Background, Counted, FakeLog, FakeSource, conversation, passes, turns
 from tests.support.simulated import SimulatedLoop, simulated
