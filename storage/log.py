@@ -12,6 +12,7 @@ import orjson
 from domain.ids import TenantId, UserId
 from domain.log import (
     EventDraft,
+    Head,
     StoredEvent,
     Topic,
     TopicKind,
