@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from faults.links import Kind, Link, inside_of
 
@@ -30,11 +31,14 @@ class Backend:
 
 
 class Proxy:
-    """One address for all instances. Made by :func:`balancing`."""
+    """One address for all instances, and one that prefers each. Made by :func:`balancing`."""
 
     def __init__(self, backends: Iterable[Backend], rng: random.Random) -> None:
         self.backends = {backend.name: backend for backend in backends}
-        self.url = ""
+        self.ports: dict[str, int] = {}
+        """By instance: a port whose connections go to that instance while it is ready, else to another."""
+        self.port = 0
+        """The port whose connections go to any."""
         self.links: set[Link] = set()
         self._rng = rng
 
@@ -85,16 +89,16 @@ class Proxy:
             while not self.backends[name].ready:  # noqa: ASYNC110  (it is polled for anyway)
                 await asyncio.sleep(LOOK_SECONDS / 4)
 
-    def accept(self) -> asyncio.Protocol:
+    def accept(self, preferred: str = "") -> asyncio.Protocol:
         """The near side of a new link."""
-        link = Link(self._dial, self.links.discard)
+        link = Link(partial(self._dial, preferred), self.links.discard)
         self.links.add(link)
         return link.near
 
-    async def _dial(self, link: Link, far: Callable[[], asyncio.Protocol]) -> None:
+    async def _dial(self, preferred: str, link: Link, far: Callable[[], asyncio.Protocol]) -> None:
         running = [backend for backend in self.backends.values() if backend.port]
         self._rng.shuffle(running)
-        running.sort(key=lambda backend: not backend.ready)
+        running.sort(key=lambda backend: (not backend.ready, backend.name != preferred))
         for backend in running:
             try:
                 await asyncio.get_running_loop().create_connection(far, "127.0.0.1", backend.port)
@@ -115,18 +119,25 @@ class Proxy:
 
 @asynccontextmanager
 async def balancing(names: Iterable[str], rng: random.Random) -> AsyncIterator[Proxy]:
-    """A balancer on a free port of the loopback, before instances of these names, none of which runs yet."""
+    """A balancer on free ports of the loopback, before instances of these names, none of which runs yet."""
     proxy = Proxy([Backend(name) for name in names], rng)
-    server = await asyncio.get_running_loop().create_server(proxy.accept, "127.0.0.1", 0, backlog=_BACKLOG)
-    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    servers = [await _listen(proxy, name) for name in ("", *proxy.backends)]
+    proxy.port, *ports = (server.sockets[0].getsockname()[1] for server in servers)
+    proxy.ports = dict(zip(proxy.backends, ports, strict=True))
     watching = asyncio.get_running_loop().create_task(proxy.watch())
     try:
         yield proxy
     finally:
         watching.cancel()
-        server.close()
+        for server in servers:
+            server.close()
         proxy.cut(list(proxy.links))
         await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _listen(proxy: Proxy, preferred: str) -> asyncio.Server:
+    accept = partial(proxy.accept, preferred)
+    return await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0, backlog=_BACKLOG)
 
 
 async def _is_ready(port: int) -> bool:
