@@ -42,6 +42,11 @@ class Proxy:
         self.links: set[Link] = set()
         self._rng = rng
 
+    @property
+    def url(self) -> str:
+        """The balancer's address."""
+        return f"http://127.0.0.1:{self.port}"
+
     def choose(self, kinds: Iterable[Kind] = Kind, backend: str | None = None) -> list[Link]:
         """Open links that carry one of these, to one instance or to any, in random order."""
         wanted = set(kinds)
