@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core.core_schema import WithDefaultSchema
 
 from domain.errors import ParleyError
 from handlers.endpoint import Route
@@ -104,6 +105,14 @@ def encode(document: Json) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
 
+class _Schemas(GenerateJsonSchema):
+    """Names no default of null: in a PATCH null is a value, and what is left out stays as it is."""
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        described = super().default_schema(schema)
+        return {k: v for k, v in described.items() if k != "default" or v is not None}
+
+
 class _Builder:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = routes
@@ -111,7 +120,9 @@ class _Builder:
         for route in routes:
             wanted += [(model, "validation") for model in (route.body, route.query) if model is not None]
             wanted += [(model, "serialization") for model in route.answers.values() if model is not None]
-        refs, definitions = models_json_schema(list(dict.fromkeys(wanted)), ref_template=REF)
+        refs, definitions = models_json_schema(
+            list(dict.fromkeys(wanted)), ref_template=REF, schema_generator=_Schemas
+        )
         self._refs = refs
         self._schemas: Json = definitions.get("$defs", {})
 
@@ -197,7 +208,9 @@ class _Builder:
             answer["content"] = {"application/json": {"schema": self._refs[model, "serialization"]}}
         elif status not in (101, 204):
             media_type = route.produces.partition(";")[0]
-            anything: Json = {} if media_type == "application/json" else {"type": "string"}
+            # A stream of events is no text to whoever reads it, event by event.
+            shapeless = media_type in ("application/json", "text/event-stream")
+            anything: Json = {} if shapeless else {"type": "string"}
             answer["content"] = {media_type: {"schema": anything}}
         return answer
 

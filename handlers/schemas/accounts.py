@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
-from handlers.schemas.common import Body
+from handlers.schemas.common import Body, Patch
 from services.accounts import check_email, check_password, check_username
-
-T = TypeVar("T")
 
 
 def _not_blank(text: str) -> str:
@@ -24,12 +22,6 @@ def _settable(password: SecretStr) -> SecretStr:
     return password
 
 
-def _not_null(value: Any) -> Any:
-    if value is None:
-        raise ValueError("must not be null; leave it out to leave it as it is")
-    return value
-
-
 Username = Annotated[
     str,
     AfterValidator(check_username),
@@ -41,8 +33,6 @@ NewPassword = Annotated[
 ]
 DisplayName = Annotated[str, AfterValidator(_not_blank), Field(min_length=1, max_length=100)]
 Interest = Annotated[str, AfterValidator(_not_blank), Field(min_length=1, max_length=50)]
-Patch = Annotated[T | None, BeforeValidator(_not_null)]
-"""A field that may be left out but not be null. Defaults are not validated, so None stands for "left out"."""
 
 
 class Registration(Body):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 T = TypeVar("T")
 
@@ -16,6 +18,27 @@ class Body(BaseModel):
     """Base of every request body: an unknown field is an error that names it, and ``"1"`` is not a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise ValueError("must not be null; leave it out to leave it as it is")
+    return value
+
+
+class _Omittable:
+    """Takes null out of what the schema allows."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        described = handler(schema)
+        kept: list[JsonSchemaValue] = [each for each in described["anyOf"] if each.get("type") != "null"]
+        return kept[0] if len(kept) == 1 else {"anyOf": kept}
+
+
+Patch = Annotated[T | None, BeforeValidator(_not_null), _Omittable()]
+"""A field that may be left out but not be null. Defaults are not validated, so None stands for "left out"."""
 
 
 class Query(BaseModel):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from domain.resources import History, Role
-from handlers.schemas.common import MAX_INT64, Body
+from handlers.schemas.common import MAX_INT64, Body, Patch
 
 MAX_NAMED = 1000
 """Users named in one call."""
@@ -51,19 +51,12 @@ class ConversationCreate(Body):
 class ConversationPatch(Body):
     """`title` and `history` are the group's; `muted_until` and `pinned` are one's own. What is left out stays."""
 
-    title: Title | None = None
-    history: History | None = None
-    pinned: bool | None = None
+    title: Patch[Title] = None
+    history: Patch[History] = None
+    pinned: Patch[bool] = None
     muted_until: Annotated[AwareDatetime, AfterValidator(_storable)] | None = Field(
         None, description="Null ends the muting."
     )
-
-    @field_validator("title", "history", "pinned", mode="before")
-    @classmethod
-    def _not_null(cls, value: Any) -> Any:
-        if value is None:
-            raise ValueError("must not be null")
-        return value
 
 
 class MembersAdd(Body):

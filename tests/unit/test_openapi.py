@@ -64,6 +64,13 @@ def test_path_parameters_are_described_with_their_types() -> None:
                 assert schema["format"] == "uuid"
 
 
+def test_a_field_that_may_be_left_out_is_not_said_to_be_null_by_default() -> None:
+    described = DOCUMENT["components"]["schemas"]["ConversationPatch"]["properties"]
+    assert described["pinned"] == {"title": "Pinned", "type": "boolean"}
+    assert {"type": "null"} in described["muted_until"]["anyOf"]
+    assert "default" not in described["muted_until"]
+
+
 def test_what_a_route_takes_decides_which_errors_it_documents() -> None:
     found = operations(openapi.build(routes(EdgeApp())))
     create = found["POST", "/api/v1/things"]
