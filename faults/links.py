@@ -72,6 +72,7 @@ class Link:
         self._ended = ended
         self._filter = down
         self._cut: Callable[[bytes], int] | None = None
+        self._cut_up: Callable[[bytes], int] | None = None
         self._halted = False
         self._dialling: asyncio.Task[None] | None = None
 
@@ -88,9 +89,13 @@ class Link:
     def cut_inside(self, choose: Callable[[bytes], int]) -> None:
         """Cuts in the middle of the next bytes from the server: `choose` says how many of them still pass.
 
-        The client gets exactly these, then the end of the connection.
+        The client gets exactly these, then the end of the connection. 0 lets all pass, and the next be cut.
         """
         self._cut = choose
+
+    def cut_sending(self, choose: Callable[[bytes], int]) -> None:
+        """The same in the middle of the next bytes from the client."""
+        self._cut_up = choose
 
     def stall(self) -> None:
         """From now on not one byte passes, in either direction, and nobody is told."""
@@ -139,13 +144,20 @@ class Link:
     def _up(self, data: bytes) -> None:
         if self.kind is not Kind.WEBSOCKET and (kind := kind_of(data)) is not None:
             self.kind = kind
-        self.far.write(data)
+        if self._cut_up is not None and (passing := self._cut_up(data)):
+            self._cut_up = None
+            self.far.write(data[:passing])
+            self.far.close()
+            self.near.abort()
+        else:
+            self.far.write(data)
 
     def _down(self, data: bytes) -> None:
         if self._filter is not None:
             data = self._filter.feed(data)
-        if self._cut is not None and len(data) > 1:
-            self.near.write(data[: self._cut(data)])
+        if self._cut is not None and (passing := self._cut(data)):
+            self._cut = None
+            self.near.write(data[:passing])
             self.near.close()
             self.far.abort()
         elif data:
@@ -222,15 +234,11 @@ class _Side(asyncio.Protocol):
             self._transport.resume_reading()
 
 
-def inside_of(kind: Kind, rng: random.Random) -> Callable[[bytes], int]:
-    """For :meth:`Link.cut_inside`: a place that is not the end of a frame, of a block or of an answer."""
-
-    def choose(data: bytes) -> int:
-        ends = _ends(kind, data)
-        inside = [at for at in range(1, len(data)) if at not in ends]
-        return rng.choice(inside) if inside else 0
-
-    return choose
+def inside_of(kind: Kind, data: bytes, rng: random.Random) -> int:
+    """A place in these bytes that is not the end of a frame, of a block or of an answer; 0 where there is none."""
+    ends = _ends(kind, data)
+    inside = [at for at in range(1, len(data)) if at not in ends]
+    return rng.choice(inside) if inside else 0
 
 
 def _ends(kind: Kind, data: bytes) -> set[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Proxy:
         self.port = 0
         """The port whose connections go to any."""
         self.links: set[Link] = set()
+        self.cut_short: Counter[Kind] = Counter()
+        """How many of each were cut in the middle of something."""
         self._rng = rng
 
     @property
@@ -75,12 +78,20 @@ class Proxy:
             link.cut()
         return len(cut)
 
-    def cut_inside(self, links: Iterable[Link]) -> int:
-        """Cuts these in the middle of the next thing the server tells them; how many."""
-        chosen = list(links)
-        for link in chosen:
-            link.cut_inside(inside_of(link.kind, self._rng))
-        return len(chosen)
+    def cut_inside(self, links: Iterable[Link]) -> None:
+        """Cuts these in the middle of the next thing the server tells them; how many will be, `cut_short` counts."""
+        for link in links:
+            link.cut_inside(partial(self._inside, link))
+
+    def cut_sending(self, links: Iterable[Link]) -> None:
+        """Cuts these in the middle of the next thing they tell the server."""
+        for link in links:
+            link.cut_sending(partial(self._inside, link))
+
+    def _inside(self, link: Link, data: bytes) -> int:
+        at = inside_of(link.kind, data, self._rng)
+        self.cut_short[link.kind] += bool(at)
+        return at
 
     async def watch(self) -> None:
         """Asks each instance for its health, for ever."""

@@ -1,1 +1,1 @@
-"""One fault a file: `async def run(stage, traffic, rng, scale)` brings it while traffic flows, and leaves all repaired."""
+"""One fault a file: `run(stage, traffic, rng, scale)` brings it while traffic flows, and leaves all repaired."""
