@@ -20,13 +20,22 @@ AHEAD = 2  # partitions that stand ready beyond the one in use
 class Retention:
     """One instance at a time does the work; the others find the advisory lock taken and wait for their turn.
 
-    ``every``: seconds between two rounds, longer than an instance may know the floor late.
+    ``every``: seconds between two rounds, longer than an instance may know the floor late. ``partition_events``: how
+    many positions a new partition has; those that are there keep their size.
     """
 
-    def __init__(self, database: Database, *, keep_hours: float, every: float = 10.0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        keep_hours: float,
+        every: float = 10.0,
+        partition_events: int = retention.PARTITION_EVENTS,
+    ) -> None:
         self._database = database
         self._keep = timedelta(hours=keep_hours)
         self._every = every
+        self._partition_events = partition_events
         self._floor = 0  # as it was the last time this instance tended the log
 
     async def run(self) -> None:
@@ -57,9 +66,9 @@ class Retention:
         known, self._floor = min(self._floor, head.floor), head.floor
         partitions = await retention.list_partitions(connection)
         end = partitions[-1].end if partitions else 0
-        while end < head.position + AHEAD * retention.PARTITION_EVENTS:
-            await retention.add_partition(connection, end)
-            end += retention.PARTITION_EVENTS
+        while end < head.position + AHEAD * self._partition_events:
+            await retention.add_partition(connection, end, self._partition_events)
+            end += self._partition_events
         for partition in sorted(partitions, key=lambda p: not p.detaching):
             if partition.detaching or partition.end - 1 <= known:
                 await retention.detach_partition(connection, partition)

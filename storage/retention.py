@@ -113,19 +113,37 @@ async def _patience(connection: Connection) -> AsyncIterator[None]:
         await connection.execute("RESET lock_timeout")
 
 
-async def add_partition(connection: Connection, first: int) -> None:
-    """Makes room for positions from ``first`` on. Attaching, unlike creating in place, lets writers go on.
+async def add_partition(connection: Connection, first: int, size: int = PARTITION_EVENTS) -> None:
+    """Makes room for ``size`` positions from ``first`` on. Attaching, unlike creating in place, lets writers go on.
 
     All or nothing. A table of the usual name that stands unattached is left alone: who knows what it holds.
     """
-    name, end = f"events_p{first}", first + PARTITION_EVENTS
+    async with _patience(connection), connection.transaction():
+        name = await create_loose(connection, first, indexes=True)
+        await attach(connection, name, first, size)
+
+
+async def create_loose(connection: Connection, first: int, *, indexes: bool = False) -> str:
+    """A table like a partition for positions from ``first`` on, which is none yet; its name.
+
+    Without ``indexes``, :func:`attach` makes them.
+    """
+    name = f"events_p{first}"
     taken = {row[0] for row in await connection.fetch(NAMES, name)}
     name = next(n for n in chain([name], (f"{name}_{i}" for i in count(2))) if n not in taken)
-    async with _patience(connection), connection.transaction():
-        await connection.execute(f"CREATE TABLE {name} (LIKE events INCLUDING ALL)")
-        await connection.execute(
-            f"ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({end})"
-        )
+    left_out = "" if indexes else " EXCLUDING INDEXES"
+    await connection.execute(f"CREATE TABLE {name} (LIKE events INCLUDING ALL{left_out})")
+    return name
+
+
+async def attach(
+    connection: Connection, name: str, first: int, size: int, *, timeout: float | None = None
+) -> None:
+    """Makes a table part of the log. It waits for no writer, and no writer waits for it: both may go on at once."""
+    await connection.execute(
+        f"ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({first + size})",
+        timeout=timeout,
+    )
 
 
 async def detach_partition(connection: Connection, partition: Partition) -> None:
