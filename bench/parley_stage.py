@@ -17,7 +17,7 @@ from bench.seed import seed_crowd
 from server.embedded.postgres import EmbeddedPostgres
 
 _CONVERSATIONS_EACH = 20
-_SETTINGS = {"PARLEY_ACCESS_TOKEN_SECONDS": "7200"}  # longer than any run
+SETTINGS = {"PARLEY_ACCESS_TOKEN_SECONDS": "7200"}  # longer than any run
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Stage:
     log: Path
 
 
-def _database(server: Server) -> tuple[str, tuple[int, ...]]:
+def database_of(server: Server) -> tuple[str, tuple[int, ...]]:
     """The URL of the server's embedded PostgreSQL, which runs already, and its first process."""
     url = EmbeddedPostgres(server.data_dir).ensure_running()
     postmaster = int((server.data_dir / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
@@ -40,9 +40,9 @@ def _database(server: Server) -> tuple[str, tuple[int, ...]]:
 @contextlib.contextmanager
 def chat_server(plan: Plan) -> Iterator[Stage]:
     """Parley with everything S1 to S4 need, made over its REST interface. Raises StartError, WrongError."""
-    with parley(**_SETTINGS) as server:
+    with parley(**SETTINGS) as server:
         tokens, conversations, publisher, receivers, group = asyncio.run(_people(server.port, plan))
-        url, helpers = _database(server)
+        url, helpers = database_of(server)
         chat = ChatSpec(
             kind="parley",
             port=server.port,
@@ -80,8 +80,8 @@ def crowded_server(plan: Plan) -> Iterator[Address]:
 
     They are written into its database directly. Raises StartError.
     """
-    with parley(**_SETTINGS) as server:
-        url, helpers = _database(server)
+    with parley(**SETTINGS) as server:
+        url, helpers = database_of(server)
         crowd = asyncio.run(seed_crowd(url, server.data_dir, plan.held_connections, _CONVERSATIONS_EACH))
         publisher, *receivers = crowd.tokens
         yield Address(

@@ -21,6 +21,7 @@ class Plan:
     idle_connections: int
     held_connections: int
     broadcasts: int
+    storm_sessions: int
     slow_peers_too: bool  # those a single burst takes seconds
 
 
@@ -37,6 +38,7 @@ FULL = Plan(
     idle_connections=10_000,
     held_connections=19_000,
     broadcasts=20,
+    storm_sessions=10_000,
     slow_peers_too=True,
 )
 
@@ -53,5 +55,6 @@ QUICK = Plan(
     idle_connections=1000,
     held_connections=2000,
     broadcasts=3,
+    storm_sessions=1000,
     slow_peers_too=False,
 )

@@ -73,16 +73,24 @@ def parley(**settings: str) -> Iterator[Server]:
 @contextlib.contextmanager
 def parleys(count: int, **settings: str) -> Iterator[tuple[Server, ...]]:
     """The same, `count` instances that share the data directory and so one PostgreSQL and one Redis."""
-    with tempfile.TemporaryDirectory(prefix="parley-bench-") as name, contextlib.ExitStack() as stack:
-        directory = Path(name)
-        directory.chmod(0o711)  # as root, the embedded services run as another account and must get through
+    with empty_directory() as directory, contextlib.ExitStack() as stack:
         yield tuple(
-            stack.enter_context(_instance(directory, number, settings)) for number in range(1, count + 1)
+            stack.enter_context(instance(directory, number, **settings)) for number in range(1, count + 1)
         )
 
 
 @contextlib.contextmanager
-def _instance(directory: Path, number: int, settings: Mapping[str, str]) -> Iterator[Server]:
+def empty_directory() -> Iterator[Path]:
+    """A directory for instances, one after another or several at once; it goes with all they wrote."""
+    with tempfile.TemporaryDirectory(prefix="parley-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)  # as root, the embedded services run as another account and must get through
+        yield directory
+
+
+@contextlib.contextmanager
+def instance(directory: Path, number: int = 1, **settings: str) -> Iterator[Server]:
+    """One instance on the data in `directory`; those that run at the same time have different numbers."""
     port = free_port()
     server = Server("Parley", port, (), directory, _LOG if number == 1 else f"output{number}.log")
     environment = {key: value for key, value in os.environ.items() if not _is_setting(key)} | {

@@ -25,10 +25,14 @@ _TOKEN_SECONDS = 7200
 
 @dataclass(frozen=True, slots=True)
 class SeededCrowd:
-    """The users' access tokens, good for two hours, and the id of the conversation they are all in."""
+    """The users' access tokens, good for two hours, the conversation they are all in, and the groups.
+
+    The n-th group of one kind is that of the n-th user and those next on the ring; kinds follow each other.
+    """
 
     tokens: tuple[str, ...] = field(repr=False)
     common_conversation: str
+    groups: tuple[str, ...] = field(repr=False)
 
 
 async def seed_crowd(
@@ -66,6 +70,7 @@ async def seed_crowd(
             for user, sign_in in zip(everybody, sign_ins, strict=True)
         ),
         str(next(iter(members))),
+        tuple(map(str, members))[1:],
     )
 
 
