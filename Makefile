@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pe
 RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
-.PHONY: run test check bench bench-quick demo clean lock help .venv
+.PHONY: run test fuzz check bench bench-quick faults demo clean lock help .venv
 
 run: $(RUNTIME)  ## start Parley with everything it needs
 	@exec $(BIN)/python main.py serve
@@ -31,6 +31,9 @@ $(STAMP): requirements-dev.txt $(RUNTIME)
 test: $(STAMP)  ## the whole suite, on its own PostgreSQL and Redis
 	$(BIN)/python -m pytest -n 3 $(ARGS)
 
+fuzz: $(STAMP)  ## the bad input of the suite, much more of it, and other input each time (EXAMPLES=300)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest tests/property/test_api_bad_input.py $(ARGS)
+
 check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +47,9 @@ bench: $(STAMP)  ## every speed target against its peers
 bench-quick: $(STAMP)  ## the same, short
 	$(PIP) -r requirements-bench.txt
 	$(BIN)/python -m bench --quick
+
+faults: $(STAMP)  ## break every part under load: nothing lost, doubled, reordered (ARGS="--only F1,F5 --seed 7")
+	@exec $(BIN)/python -m faults $(ARGS)
 
 demo: $(STAMP)  ## a scripted minute: three transports, a killed instance, a flushed Redis
 	@exec $(BIN)/python -m demo
