@@ -13,10 +13,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 from handlers import keys
 from server.drain import Ongoing
+from server.logging import shows_debug
 from server.metrics import Metrics
 from server.middleware.proxies import Proxies
 
-log = structlog.get_logger("parley.http")
+LOGGER = "parley.http"
+log = structlog.get_logger(LOGGER)
 
 SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 """A request id from outside goes into logs and headers, so it holds no space, quote or control character."""
@@ -28,6 +30,9 @@ SHOWN = frozenset(
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked by machines every few seconds; logged for debugging only."""
+
+POLL = "/api/v1/realtime/poll"
+"""Asked again for each event: one that is answered is counted, and logged for debugging only."""
 
 UNMATCHED = "unmatched"
 
@@ -69,7 +74,12 @@ def _told(request: web.Request, status: int, seconds: float, metrics: Metrics) -
     template = route.path if route is not None else UNMATCHED
     streams = route is not None and route.stream
     metrics.request_ended(request.method, template, status, None if streams else seconds)
-    write = log.debug if template in QUIET else log.info
+    if template in QUIET or (template == POLL and status == 200):
+        if not shows_debug(LOGGER):
+            return
+        write = log.debug
+    else:
+        write = log.info
     caller = request.get(keys.IDENTITY)
     write(
         "request",
