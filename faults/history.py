@@ -209,5 +209,7 @@ class History:
     revocations: Sequence[Revoked] = ()
     readings: Sequence[Reading] = ()
     caught_up: Sequence[CaughtUp] = ()
+    readable_from_the_start: frozenset[str] = frozenset()
+    """Conversations with `history: all`: by REST, members read also what was before they joined."""
     ended: float = field(default=float("inf"))
     """When the receivers were told to stop."""
