@@ -16,7 +16,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import parley_stage, scenarios_chat, scenarios_fanout, scenarios_memory
+from bench import (
+    parley_stage,
+    scenarios_chat,
+    scenarios_fanout,
+    scenarios_instances,
+    scenarios_memory,
+    scenarios_storm,
+)
 from bench.fanout import Address
 from bench.floor import commit_seconds
 from bench.plan import FULL, QUICK
@@ -25,7 +32,7 @@ from bench.report import as_json, table
 from bench.scenario import PARLEY, SOCKETIO, Report, peers, say
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S8")
+SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S11")
 _QUIET = 0.15  # cores others may use before the figures are called noisy
 
 
@@ -50,9 +57,9 @@ def _wanted(only: str, quick: bool) -> set[str]:
 
 
 def _run(report: Report, wanted: set[str]) -> None:
-    if wanted & {"S1", "S2", "S3", "S4", "S8"}:
+    if wanted & {"S1", "S2", "S3", "S4", "S8", "S11"}:
         with (
-            report.scenario("Parley for S1 to S4 and S8"),
+            report.scenario("Parley for S1 to S4, S8 and S11"),
             peers() as others,
             parley_stage.chat_server(report.plan) as stage,
         ):
@@ -64,6 +71,9 @@ def _run(report: Report, wanted: set[str]) -> None:
             weights = scenarios_memory.weigh_peers(report, others)
         with report.scenario("S5 and S6"), parley_stage.crowded_server(report.plan) as address:
             scenarios_memory.idle_and_held(report, address, weights)
+    if "S7" in wanted:
+        with report.scenario("S7"):
+            scenarios_storm.storms(report)
 
 
 def _speed(report: Report, wanted: set[str], stage: parley_stage.Stage, others: dict[str, Address]) -> None:
@@ -86,6 +96,9 @@ def _speed(report: Report, wanted: set[str], stage: parley_stage.Stage, others: 
     if "S8" in wanted:
         with report.scenario("S8", stage.log):
             scenarios_fanout.other_transports(report, stage.crowd)
+    if "S11" in wanted:
+        with report.scenario("S11", stage.log):
+            scenarios_instances.two_instances(report, stage)
 
 
 def _raise_file_limit() -> None:

@@ -28,6 +28,8 @@ _BOTH = ACKNOWLEDGED | DELIVERED
 class ChatSpec:
     """`users` even; user 2k and 2k + 1 share `conversations[k]`. `tokens` are for Parley alone.
 
+    With another instance in `other_ports`, users take turns over both: the two of a pair are never at the same.
+
     `rate` is messages a second over all users, or None: then each user keeps `in_flight` under way.
     """
 
@@ -41,11 +43,12 @@ class ChatSpec:
     rate: float | None = None
     helpers: tuple[int, ...] = ()
     tokens: tuple[str, ...] = field(default=(), repr=False)
+    other_ports: tuple[int, ...] = ()
 
     def dialect(self) -> ChatDialect:
         run = random.getrandbits(32)
         if self.kind == "parley":
-            return ParleyChat(self.port, self.tokens, self.conversations, run)
+            return ParleyChat((self.port, *self.other_ports), self.tokens, self.conversations, run)
         return SocketIOChat(self.port, self.conversations, run)
 
 
@@ -137,7 +140,7 @@ class _Load:
             self._users.append(user)
             await ws_connect(
                 lambda user=user: user,
-                self._dialect.url,
+                self._dialect.url(index),
                 extra_headers=self._dialect.headers(index),
                 enable_auto_pong=True,
             )

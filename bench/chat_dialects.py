@@ -19,8 +19,10 @@ _SEQ_MARK = b'"seq":'
 class ChatDialect(Protocol):
     """Users come in pairs: 2k and 2k + 1. `numbered` tells that the server gives each conversation dense seqs."""
 
-    url: str
     numbered: bool
+
+    def url(self, user: int) -> str:
+        """Where the user connects to."""
 
     def headers(self, user: int) -> dict[str, str]:
         """HTTP headers of the user's upgrade request."""
@@ -44,15 +46,20 @@ def _number(payload: bytes) -> int:
 
 
 class ParleyChat:
-    """Direct conversations over Parley's WebSocket."""
+    """Direct conversations over Parley's WebSocket. With two ports, the two of each pair are at different instances."""
 
     numbered = True
 
-    def __init__(self, port: int, tokens: Sequence[str], conversations: Sequence[str], run: int) -> None:
-        self.url = f"ws://127.0.0.1:{port}/api/v1/realtime/ws"
+    def __init__(
+        self, ports: Sequence[int], tokens: Sequence[str], conversations: Sequence[str], run: int
+    ) -> None:
+        self._ports = ports
         self._tokens = tokens
         self._conversations = [conversation.encode() for conversation in conversations]
         self._run = run
+
+    def url(self, user: int) -> str:
+        return f"ws://127.0.0.1:{self._ports[user % len(self._ports)]}/api/v1/realtime/ws"
 
     def headers(self, user: int) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._tokens[user]}"}
@@ -85,9 +92,12 @@ class SocketIOChat:
     numbered = False
 
     def __init__(self, port: int, conversations: Sequence[str], run: int) -> None:
-        self.url = f"ws://127.0.0.1:{port}/socket.io/?EIO=4&transport=websocket"
+        self._url = f"ws://127.0.0.1:{port}/socket.io/?EIO=4&transport=websocket"
         self._conversations = conversations
         self._run = run
+
+    def url(self, user: int) -> str:
+        return self._url
 
     def headers(self, user: int) -> dict[str, str]:
         return {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections.abc import Sequence
 
 from bench.checker import WrongError, check_burst
 from bench.dialects import Opening, Publishing, Receiving
@@ -56,6 +57,8 @@ class Receiver:
 class Crowd:
     """Receivers and one publisher on the server at 127.0.0.1:`port`. Close it after use.
 
+    With `other_ports` the receivers take turns over all of them; the publisher is at the first.
+
     A receiver that has to ask again for each message does so as soon as a burst was checked.
 
     `capacity` bounds the bytes of one burst for one receiver, `timeout` each wait. `cpu_seconds` is what this
@@ -69,10 +72,11 @@ class Crowd:
         port: int,
         capacity: int,
         timeout: float = _SILENCE,
+        other_ports: Sequence[int] = (),
     ) -> None:
         self._receiving = receiving
         self._publishing = publishing
-        self._port = port
+        self._ports = (port, *other_ports)
         self._capacity = capacity
         self._timeout = timeout
         self._epoll = select.epoll()
@@ -123,19 +127,19 @@ class Crowd:
                     self._follow_up(late, payloads)
 
     def _dial(self, index: int) -> Receiver:
-        sock = self._connect(index // _PER_ADDRESS)
+        sock = self._connect(self._ports[index % len(self._ports)], index // _PER_ADDRESS)
         sock.sendall(self._receiving.open_request(index))
         sock.setblocking(False)
         self._epoll.register(sock, select.EPOLLIN)
         return Receiver(index, f"receiver {index}", sock, self._capacity)
 
-    def _connect(self, group: int) -> socket.socket:
+    def _connect(self, port: int, group: int) -> socket.socket:
         sock = socket.socket()
         sock.settimeout(self._timeout)
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind((f"127.0.0.{2 + group}", 0))
-        sock.connect(("127.0.0.1", self._port))
+        sock.connect(("127.0.0.1", port))
         return sock
 
     def _greet(self, receiver: Receiver, how: Opening) -> list[bytes] | None:
@@ -170,7 +174,7 @@ class Crowd:
 
     def open_publisher(self) -> None:
         """Open the connection that publishes. Raises WrongError."""
-        sock = self._connect(0)
+        sock = self._connect(self._ports[0], 0)
         request = self._publishing.publisher_request()
         if request:
             receiver = Receiver(-1, "publisher", sock, 65536)

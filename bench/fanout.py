@@ -12,7 +12,7 @@ from bench.dialects import HttpPublished, Parley, Publishing, Receiving, SocketI
 from bench.load import Cost, Meter, settle_memory
 from bench.transports import LongPolling, ServerSentEvents
 
-_BYTES_PER_EVENT = 1500  # more than any server here writes for a 200-byte body
+BYTES_PER_EVENT = 1500  # more than any server here writes for a 200-byte body
 _SETTLE_SECONDS = 2.0
 
 
@@ -21,7 +21,8 @@ class Address:
     """A server and how to be let in. `tokens` and `conversation` are for Parley alone.
 
     `kind` is `parley`, `parley-sse`, `parley-poll`, `socketio` or `http` (POST /pub, WebSocket /sub).
-    `helpers` are the first processes of what the server leans on, whose CPU is told apart.
+    `helpers` are the first processes of what the server leans on, whose CPU is told apart. With `other_ports`, which
+    are those of further instances, each of `tokens` is used once at every instance.
     """
 
     kind: str
@@ -31,21 +32,23 @@ class Address:
     publisher: str = ""
     tokens: tuple[str, ...] = field(default=(), repr=False)
     conversation: str = ""
+    other_ports: tuple[int, ...] = ()
 
     def crowd(self, capacity: int) -> Crowd:
         """Nobody yet, but ready to be opened; message ids are ones no other run uses."""
         publishing: Publishing
         receiving: Receiving
         if self.kind.startswith("parley"):
-            parley = Parley(self.publisher, self.tokens, self.conversation, random.getrandbits(32))
+            tokens = tuple(token for token in self.tokens for _ in (self.port, *self.other_ports))
+            parley = Parley(self.publisher, tokens, self.conversation, random.getrandbits(32))
             publishing = receiving = parley
             if self.kind == "parley-sse":
-                receiving = ServerSentEvents(self.tokens)
+                receiving = ServerSentEvents(tokens)
             elif self.kind == "parley-poll":
-                receiving = LongPolling(self.tokens)
+                receiving = LongPolling(tokens)
         else:
             publishing = receiving = SocketIO() if self.kind == "socketio" else HttpPublished()
-        return Crowd(receiving, publishing, self.port, capacity)
+        return Crowd(receiving, publishing, self.port, capacity, other_ports=self.other_ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +88,16 @@ class FanoutResult:
 
 def run_fanout(spec: FanoutSpec) -> FanoutResult:
     """Raises WrongError when a receiver lacks a message, has it twice, or out of order."""
-    crowd = spec.address.crowd(spec.burst * _BYTES_PER_EVENT + 16384)
+    crowd = spec.address.crowd(spec.burst * BYTES_PER_EVENT + 16384)
     try:
         crowd.grow(spec.receivers)
         crowd.open_publisher()
         crowd.drain()
         settle_memory()
-        number = _bursts(crowd, spec.burst, spec.warmup_seconds, 1, [])
+        number = bursts(crowd, spec.burst, spec.warmup_seconds, 1, [])
         crowd.cpu_seconds = 0.0
         meter, spread = Meter(spec.address.pids, spec.address.helpers), list[float]()
-        last = _bursts(crowd, spec.burst, spec.seconds, number, spread)
+        last = bursts(crowd, spec.burst, spec.seconds, number, spread)
         cost = meter.stop()
         crowd.finish()
         return FanoutResult((last - number) * spec.receivers, spread, crowd.cpu_seconds, cost)
@@ -102,7 +105,7 @@ def run_fanout(spec: FanoutSpec) -> FanoutResult:
         crowd.close()
 
 
-def _bursts(crowd: Crowd, burst: int, seconds: float, number: int, spread: list[float]) -> int:
+def bursts(crowd: Crowd, burst: int, seconds: float, number: int, spread: list[float]) -> int:
     """Bursts until `seconds` have passed; returns the number of the next message."""
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:

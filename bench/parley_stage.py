@@ -27,7 +27,12 @@ class Stage:
     chat: ChatSpec
     crowd: Address
     database_url: str
-    log: Path
+    server: Server
+
+    @property
+    def log(self) -> Path:
+        """What the server writes."""
+        return self.server.log
 
 
 def database_of(server: Server) -> tuple[str, tuple[int, ...]]:
@@ -54,7 +59,7 @@ def chat_server(plan: Plan) -> Iterator[Stage]:
             tokens=tokens,
         )
         crowd = Address("parley", server.port, server.pids, helpers, publisher, receivers, group)
-        yield Stage(chat, crowd, url, server.log)
+        yield Stage(chat, crowd, url, server)
 
 
 async def _people(

@@ -22,6 +22,7 @@ class Plan:
     held_connections: int
     broadcasts: int
     storm_sessions: int
+    bursts_at_two: bool  # S11 with bursts too
     slow_peers_too: bool  # those a single burst takes seconds
 
 
@@ -39,6 +40,7 @@ FULL = Plan(
     held_connections=19_000,
     broadcasts=20,
     storm_sessions=10_000,
+    bursts_at_two=True,
     slow_peers_too=True,
 )
 
@@ -56,5 +58,6 @@ QUICK = Plan(
     held_connections=2000,
     broadcasts=3,
     storm_sessions=1000,
+    bursts_at_two=False,
     slow_peers_too=False,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 from bench.load import in_own_process
 from bench.parley_stage import SETTINGS, database_of
@@ -31,7 +30,7 @@ def storms(report: Report) -> None:
     """Two storms: at the instance that held everybody, and at one that has just started. Raises WrongError."""
     users = report.plan.storm_sessions
     with empty_directory() as directory:
-        with instance(directory, **SETTINGS) as server:
+        with instance(directory, 1, **SETTINGS) as server:
             url, _ = database_of(server)
             crowd = asyncio.run(
                 seed_crowd(url, server.data_dir, users, _CONVERSATIONS_EACH, group_size=_GROUP)
@@ -39,7 +38,7 @@ def storms(report: Report) -> None:
             load = _load(server, crowd)
             cursors = in_own_process(run_missing, load)
             _tell(report, "where they were", *_storm(server, Return(load, cursors)))
-        with instance(directory, **SETTINGS) as server:
+        with instance(directory, 1, **SETTINGS) as server:
             # With the same cursors: nobody has said yet that anything arrived.
             _, helpers = database_of(server)
             load = replace(load, port=server.port, pids=server.pids, helpers=helpers)
@@ -56,9 +55,7 @@ def _load(server: Server, crowd: SeededCrowd) -> StormSpec:
         server.pids,
         helpers,
         crowd.tokens,
-        tuple(
-            (common, *(groups[(user - step) % users] for step in range(_GROUP))) for user in range(users)
-        ),
+        tuple((common, *(groups[(user - step) % users] for step in range(_GROUP))) for user in range(users)),
         (
             # The last member of the first of nineteen groups in a row is in all of them.
             *(

@@ -11,7 +11,9 @@ from pathlib import Path
 import asyncpg
 
 _SETTLE_SECONDS = 0.5  # until the setting has reached every backend, and the last line the file
-_STATEMENT = re.compile(r"^\S+ \S+ UTC \[\d+\] LOG:  (?:statement|execute [^:]*): (.*(?:\n\t.*)*)", re.MULTILINE)
+_STATEMENT = re.compile(
+    r"^\S+ \S+ UTC \[\d+\] LOG:  (?:statement|execute [^:]*): (.*(?:\n\t.*)*)", re.MULTILINE
+)
 
 
 class Statements:

@@ -113,7 +113,9 @@ class Storm:
             room = more and len(open_peers) < at_once
             ready = self._epoll.poll(0 if room else _SILENCE)
             if not ready and not room:
-                raise WrongError(f"{len(open_peers)} sessions wait for {_SILENCE:.0f} s: {self._state(open_peers)}")
+                raise WrongError(
+                    f"{len(open_peers)} sessions wait for {_SILENCE:.0f} s: {self._state(open_peers)}"
+                )
             for fd, _ in ready:
                 peer = open_peers[fd]
                 if self._read(peer) and ends(peer.tail):

@@ -163,7 +163,7 @@ def test_socketio_tells_messages_from_acknowledgements() -> None:
 
 
 def test_chat_dialects_tell_replies_from_deliveries() -> None:
-    parley = ParleyChat(1, ["a", "b"], ["k"], 1)
+    parley = ParleyChat([1], ["a", "b"], ["k"], 1)
     reply = b'{"type":"reply","id":"9","ok":true,"data":{"id":"x","client_id":"%b","seq":3}}' % client_id(
         1, 9
     )
