@@ -1,4 +1,4 @@
-"""Parley's command line: serve (the default), migrate, create-admin, create-tenant, new-epoch, openapi,
+"""Parley's command line: serve (the default), migrate, create-admin, create-tenant, seed, new-epoch, openapi,
 doctor.
 
 Settings come from the environment and from a `.env` file in the working directory; see .env.example.
@@ -84,6 +84,29 @@ def create_tenant(
     from server.commands import create_tenant as command
 
     typer.echo(_run(lambda settings: command(settings, slug, name)))
+
+
+@app.command()
+def seed(
+    users: Annotated[int, typer.Option(help="Accounts.")] = 100_000,
+    messages: Annotated[int, typer.Option(help="Messages between them.")] = 1_000_000,
+    log_rows: Annotated[
+        int, typer.Option(help="Events in the log, receipts making up the number.")
+    ] = 10_000_000,
+    number: Annotated[int, typer.Option("--seed", help="The same number makes the same history.")] = 1,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="A tenant's slug, made where there is none; the default tenant without."),
+    ] = None,
+    password: Annotated[str | None, typer.Option(help="Of every account; parley-seed without.")] = None,
+) -> None:
+    """Fill an empty tenant with made-up history, to try Parley at a size. Ctrl-C leaves everything as it was."""
+    from server.commands import seed as command
+    from server.progress import ProgressBar
+    from services.seed_plan import SeedSize
+
+    size, bar = SeedSize(users, messages, log_rows), ProgressBar(sys.stderr)
+    typer.echo(_run(lambda settings: command(settings, bar, tenant, size, number, password)))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from handlers.routes import ROUTES
 from server.embedded import EmbeddedServices
 from server.openapi import build, encode
 from server.preflight import migrate_database
+from server.progress import ProgressBar
 from server.settings import Settings
 from server.startup import StartupError
 from services.accounts import Accounts
@@ -25,14 +27,19 @@ from services.admin import Admin
 from services.deployment import begin_new_epoch
 from services.security.passwords import PasswordHasher
 from services.security.tokens import TokenSigner
+from services.seed_plan import SeedRefused, SeedSize
+from services.seeding import Seeding
 from services.sign_ins import SignIns
-from services.tenants import Tenants
+from services.tenants import SLUG, Tenants
 from services.tenants import create_tenant as store_tenant
 from services.unit_of_work import UnitOfWork
 from storage import migrate as migrations
 from storage.database import Database
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("parley.commands")
+
+SEED_PASSWORD = "parley-seed"  # noqa: S105  # of made-up accounts, known to everyone
+_SEED_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,49 @@ async def new_epoch(settings: Settings) -> str:
     async with _workplace(settings) as work:
         await begin_new_epoch(work.database)
     return "Cursors from before are void: clients are told to resync. Restart every instance now."
+
+
+async def seed(
+    settings: Settings,
+    bar: ProgressBar,
+    tenant: str | None,
+    size: SeedSize,
+    number: int,
+    password: str | None,
+) -> str:
+    """Makes up history in an empty tenant; returns what to tell the operator. Raises `StartupError`."""
+    if settings.environment == "production" and password is None:
+        raise StartupError(
+            "in production, accounts with a known password are not made.", "Give a --password."
+        )
+    if tenant is not None and not SLUG.fullmatch(tenant):
+        raise StartupError("--tenant must be a DNS label: 1 to 63 of a-z 0-9 and inner hyphens.")
+    began = time.monotonic()
+    async with EmbeddedServices(settings) as services:
+        await migrate_database(services.database_url)
+        async with PasswordHasher(rounds=settings.bcrypt_rounds) as passwords:
+            hashed = await passwords.hash(password or SEED_PASSWORD)
+        try:
+            async with Database(
+                services.database_url, pool_size=1, statement_seconds=_SEED_SECONDS
+            ) as database:
+                made = await Seeding(database, progress=bar.show).run(tenant, size, number, hashed)
+        except SeedRefused as refused:
+            raise StartupError(f"nothing was seeded: {refused}.") from refused
+        except ParleyError as error:
+            raise StartupError(f"nothing was seeded: {_told(error)}") from error
+        except asyncio.CancelledError:
+            bar.end()
+            _log.warning("seed_stopped", left="nothing")
+            raise
+    seconds = time.monotonic() - began
+    bar.end()
+    return (
+        f"{size.users:,} users, {made.conversations:,} conversations, {made.messages:,} messages and "
+        f"{made.log_rows:,} log rows in {seconds:.0f} s: {made.rows:,} rows, {made.rows / seconds:,.0f}/s.\n"
+        f"Sign in as {made.first_user} to {made.last_user}"
+        + (f" with the password {SEED_PASSWORD}." if password is None else " with the password you gave.")
+    )
 
 
 def openapi_document() -> str:

@@ -29,7 +29,8 @@ NEWEST = """
 SELECT greatest((SELECT at FROM events WHERE position = $2), (SELECT max(at) FROM log_marks WHERE log = $1))
 """
 MOVE_HEAD = "UPDATE log_heads SET position = $2 WHERE log = $1"
-MEMORY = "SET LOCAL maintenance_work_mem = '256MB'"
+# Rows are made while the transaction waits, longer than a server's own transactions ever may on a busy machine.
+SETTINGS = "SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL idle_in_transaction_session_timeout = '5min'"
 
 _SECONDS = 600.0  # for one COPY, or for the indexes of one partition
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -41,6 +42,25 @@ _field = struct.Struct(">i").pack
 _number = struct.Struct(">iq").pack
 _count = struct.Struct(">h").pack
 _NULL = _field(-1)
+
+USERS = "users (tenant_id, id, username, email, password_hash, display_name, created_at, updated_at)"
+CONVERSATIONS = (
+    "conversations (tenant_id, id, kind, title, direct_low, direct_high, last_seq, activity_position, "
+    "created_position, member_count, created_by, created_at, updated_at)"
+)
+MEMBERS = (
+    "conversation_members (tenant_id, conversation_id, user_id, role, joined_at, joined_position, read_seq, "
+    "delivered_seq, read_announced_seq, delivered_announced_seq)"
+)
+WINDOWS = "membership_windows (tenant_id, conversation_id, user_id, opens)"
+REACTIONS = "reactions (tenant_id, conversation_id, seq, emoji, user_id, created_at)"
+MARKS = "log_marks (log, at, position)"
+"""Tables and the columns that :func:`copy_records` fills."""
+
+VACUUM = (
+    "VACUUM (ANALYZE) users, conversations, conversation_members, membership_windows, messages, reactions, log_marks",
+    "VACUUM (ANALYZE) events",
+)
 
 EVENT_COLUMNS = ("tenant_id", "topic_kind", "topic_id", "control", "type", "at", "data", "position")
 MESSAGE_COLUMNS = (
@@ -111,7 +131,7 @@ def _sized(value: bytes) -> bytes:
 async def hold(connection: Connection) -> int:
     """Waits for starting instances, holds off others and every writer of the log; the position of its head."""
     await connection.execute(HOLD, LOCK)
-    await connection.execute(MEMORY)
+    await connection.execute(SETTINGS)
     position: int = await connection.fetchval(LOCK_HEAD, LOG)
     return position
 
@@ -133,12 +153,11 @@ async def newest_moment(connection: Connection, head: int) -> datetime | None:
     return newest
 
 
-async def copy_records(
-    connection: Connection, table: str, columns: str, records: Iterable[Sequence[object]]
-) -> None:
-    """Appends rows to a table; ``columns`` apart by blanks. References are checked."""
+async def copy_records(connection: Connection, into: str, records: Iterable[Sequence[object]]) -> None:
+    """Appends rows to a table, like :data:`USERS`. References are checked."""
+    table, _, columns = into.removesuffix(")").partition(" (")
     await connection.copy_records_to_table(
-        table, records=records, columns=columns.split(), timeout=_SECONDS
+        table, records=records, columns=columns.split(", "), timeout=_SECONDS
     )
 
 
@@ -149,10 +168,14 @@ async def copy_messages(connection: Connection, rows: Sequence[bytes]) -> None:
 
 async def finish(connection: Connection, head: int, marks: Sequence[tuple[datetime, int]]) -> None:
     """Moves the log's head, and notes where it was at times past."""
-    await copy_records(
-        connection, "log_marks", "log at position", ((LOG, at, position) for at, position in marks)
-    )
+    await copy_records(connection, MARKS, ((LOG, at, position) for at, position in marks))
     await connection.execute(MOVE_HEAD, LOG, head)
+
+
+async def vacuum(connection: Connection) -> None:
+    """Statistics, and pages known to be visible to all. Not inside a transaction."""
+    for statement in VACUUM:
+        await connection.execute(statement, timeout=_SECONDS)
 
 
 async def _copy(
