@@ -36,14 +36,14 @@ def check(history: History, *, slack: float = 0.25) -> Verdict:
     violations += check_order(facts, disordered)
     violations += check_told_to_all(facts)
     violations += _check_cursors(facts)
-    violations += _check_revocations(history, slack)
+    violations += _check_revocations(facts, slack)
     violations += check_readings(facts, windows)
     violations += [
         Violation(Kind.RESYNC, f"{each.receiver} was told to begin anew ({each.reason})")
         for each in history.resyncs
     ]
     acknowledged = sum(send.acked_at is not None for send in history.sends)
-    received = sum(map(len, history.receipts.values()))
+    received = sum(map(len, facts.receipts.values()))
     if not (acknowledged and received and history.stored and history.receivers):
         violations.append(Violation(Kind.VOID, "nothing was acknowledged, received or stored"))
     return Verdict(len(history.sends), acknowledged, received, violations)
@@ -123,7 +123,7 @@ def _check_cursors(facts: Facts) -> Iterator[Violation]:
     """One message has one place in the log: everybody is told of it under the same cursor, and of no other."""
     cursors: dict[tuple[str, int], str] = {}
     places: dict[str, tuple[str, int]] = {}
-    for name, receipts in facts.history.receipts.items():
+    for name, receipts in facts.receipts.items():
         for place, receipt in created(receipts):
             if receipt.cursor is None:
                 yield Violation(Kind.LOST, f"{place[0]}#{place[1]} was given to {name} without a cursor")
@@ -137,13 +137,13 @@ def _check_cursors(facts: Facts) -> Iterator[Violation]:
                 )
 
 
-def _check_revocations(history: History, slack: float) -> Iterator[Violation]:
+def _check_revocations(facts: Facts, slack: float) -> Iterator[Violation]:
     ends: dict[str, float] = {}
-    for revoked in history.revocations:
+    for revoked in facts.history.revocations:
         for sign_in in revoked.sign_ins:
             ends[sign_in] = min(ends.get(sign_in, revoked.acked_at), revoked.acked_at)
     limits: dict[int, float] = {}
-    for connection in history.connections:
+    for connection in facts.history.connections:
         if connection.sign_in not in ends:
             continue
         at = limits[connection.number] = ends[connection.sign_in] + REVOKED_SECONDS + slack
@@ -158,7 +158,7 @@ def _check_revocations(history: History, slack: float) -> Iterator[Violation]:
             yield Violation(
                 Kind.LEAKED, f"{what} outlived its sign-in by {connection.closed_at - at:.2f} s too much"
             )
-    for name, receipts in history.receipts.items():
+    for name, receipts in facts.receipts.items() if limits else ():
         for receipt in receipts:
             if (
                 receipt.at > limits.get(receipt.connection, float("inf"))

@@ -16,9 +16,14 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`messages` is what any instance has stored, `first_seen` the earliest moment at which anybody had been told."""
+    """`messages` is what any instance has stored, `first_seen` the earliest moment at which anybody had been told.
+
+    `receipts` is by receiver, `about` the same by receiver and conversation.
+    """
 
     history: History
+    receipts: Mapping[str, Sequence[Receipt]]
+    about: Mapping[tuple[str, str], Sequence[Receipt]]
     sends: Mapping[str, Send]
     messages: Mapping[str, Mapping[int, Stored]]
     first_seen: Mapping[Place, float]
@@ -46,12 +51,18 @@ def gather(history: History) -> Facts:
     for stored in history.stored.values():
         for each in stored:
             messages[each.conversation].setdefault(each.seq, each)
+    receipts = {name: list(given) for name, given in history.receipts.items()}
+    about: dict[tuple[str, str], list[Receipt]] = defaultdict(list)
     first_seen: dict[Place, float] = {}
-    for receipts in history.receipts.values():
-        for place, receipt in created(receipts):
+    for name, given in receipts.items():
+        for receipt in given:
+            if receipt.conversation is not None:
+                about[name, receipt.conversation].append(receipt)
+        for place, receipt in created(given):
             if receipt.at < first_seen.get(place, float("inf")):
                 first_seen[place] = receipt.at
-    return Facts(history, {send.client_id: send for send in history.sends}, messages, first_seen)
+    sends = {send.client_id: send for send in history.sends}
+    return Facts(history, receipts, about, sends, messages, first_seen)
 
 
 def created(receipts: Sequence[Receipt]) -> Iterator[tuple[Place, Receipt]]:

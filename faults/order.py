@@ -31,7 +31,7 @@ def check_order(facts: Facts, without: Collection[str]) -> list[Violation]:
     """One violation for each knot of circles. Receivers in `without` are left out: they were judged alone."""
     sequences = {
         name: list(dict.fromkeys(event for receipt in receipts if (event := event_of(receipt)) is not None))
-        for name, receipts in facts.history.receipts.items()
+        for name, receipts in facts.receipts.items()
         if name not in without
     }
     graph = _Graph()

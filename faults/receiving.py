@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from faults.facts import CREATED, Facts, Place
+from faults.facts import CREATED, Facts, Place, created
 from faults.history import Receipt, Receiver
 from faults.verdict import Kind, Violation
 from faults.windows import CHANGES, Windows, stayers
@@ -14,9 +14,8 @@ from faults.windows import CHANGES, Windows, stayers
 
 def check_receiver(facts: Facts, windows: Windows, receiver: Receiver) -> list[Violation]:
     """Everything that is wrong with what it was given. A message that is missing is said once."""
-    receipts = facts.history.receipts.get(receiver.name, ())
     run = _Run(facts, windows, receiver)
-    for receipt in receipts:
+    for receipt in facts.receipts.get(receiver.name, ()):
         run.take(receipt)
     run.finish()
     return run.violations
@@ -114,7 +113,7 @@ def check_told_to_all(facts: Facts) -> Iterator[Violation]:
     """Events that are no messages: between two messages that a stayer was given, it was given them all."""
     for conversation, receivers in stayers(facts).items():
         told = {
-            receiver.name: _other_events(facts.history.receipts.get(receiver.name, ()), conversation)
+            receiver.name: _other_events(facts.about.get((receiver.name, conversation), ()))
             for receiver in receivers
         }
         known: dict[str, _Told] = {}
@@ -124,9 +123,7 @@ def check_told_to_all(facts: Facts) -> Iterator[Violation]:
                     known[cursor] = event
         given = {
             receiver.name: {
-                receipt.seq
-                for receipt in facts.history.receipts.get(receiver.name, ())
-                if receipt.type == CREATED and receipt.conversation == conversation
+                seq for (_, seq), _ in created(facts.about.get((receiver.name, conversation), ()))
             }
             for receiver in receivers
         }
@@ -148,12 +145,12 @@ class _Told:
     after: int | None
 
 
-def _other_events(receipts: Sequence[Receipt], conversation: str) -> dict[str, _Told]:
+def _other_events(receipts: Sequence[Receipt]) -> dict[str, _Told]:
     found: dict[str, _Told] = {}
     waiting: dict[int | None, list[Receipt]] = defaultdict(list)
     latest: int | None = None
     for receipt in receipts:
-        if receipt.conversation != conversation or receipt.topic != "conversation" or receipt.cursor is None:
+        if receipt.topic != "conversation" or receipt.cursor is None:
             continue
         if receipt.type != CREATED:
             waiting[latest].append(receipt)

@@ -143,9 +143,7 @@ def _told(facts: Facts) -> dict[tuple[str, str], list[list[tuple[Step, int | Non
         for receiver in receivers:
             latest: int | None = None
             found: dict[str, list[tuple[Step, int | None, float]]] = defaultdict(list)
-            for receipt in facts.history.receipts.get(receiver.name, ()):
-                if receipt.conversation != conversation:
-                    continue
+            for receipt in facts.about.get((receiver.name, conversation), ()):
                 if receipt.type == CREATED and receipt.seq is not None:
                     latest = receipt.seq
                 elif receipt.topic == "conversation" and receipt.type in CHANGES and receipt.user:
@@ -158,10 +156,7 @@ def _told(facts: Facts) -> dict[tuple[str, str], list[list[tuple[Step, int | Non
 
 def _before_first(facts: Facts, receiver: Receiver, conversation: str) -> int | None:
     """What a stayer knows that was told of a change before it was given any message: none came before the first."""
-    first = next(
-        (seq for (where, seq), _ in created(facts.history.receipts[receiver.name]) if where == conversation),
-        None,
-    )
+    first = next((seq for (_, seq), _ in created(facts.about[receiver.name, conversation])), None)
     return 0 if first == 1 else None
 
 
