@@ -104,9 +104,7 @@ def instance(directory: Path, number: int = 1, **settings: str) -> Iterator[Serv
         **settings,
     }
     command = [sys.executable, str(ROOT / "main.py"), "serve"]
-    with _running(
-        command, environment, server.directory, lambda: _is_ready(port), server.log_name
-    ) as process:
+    with running(command, environment, server.directory, lambda: _is_ready(port), server.log_name) as process:
         yield replace(server, pids=(process.pid,))
 
 
@@ -120,7 +118,7 @@ def python_peer(name: str, module: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="parley-bench-") as directory:
         port = free_port()
         command = [sys.executable, "-m", module, str(port)]
-        with _running(command, os.environ, Path(directory), lambda: _listens(port)) as process:
+        with running(command, os.environ, Path(directory), lambda: listens(port)) as process:
             yield Server(name, port, (process.pid,), Path(directory))
 
 
@@ -159,12 +157,12 @@ def nchan() -> Iterator[Server]:
             text = text.replace(placeholder, value)
         (directory / "nginx.conf").write_text(text)
         command = [nginx, "-p", name, "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
-        with _running(command, os.environ, directory, lambda: _listens(port)) as process:
+        with running(command, os.environ, directory, lambda: listens(port)) as process:
             yield Server("Nchan", port, tuple(descendants(process.pid)[1:]), directory)
 
 
 @contextlib.contextmanager
-def _running(
+def running(
     command: Sequence[str],
     environment: Mapping[str, str],
     directory: Path,
@@ -227,7 +225,7 @@ def tail(log: Path, size: int = 3000) -> str:
     return log.read_text(errors="replace")[-size:]
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
