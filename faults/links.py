@@ -73,6 +73,8 @@ class Link:
         self._filter = down
         self._cut: Callable[[bytes], int] | None = None
         self._cut_up: Callable[[bytes], int] | None = None
+        self._early = b""
+        self._through = False
         self._halted = False
         self._dialling: asyncio.Task[None] | None = None
 
@@ -115,7 +117,7 @@ class Link:
 
     def opened(self) -> None:
         """The client is there: connects the far side."""
-        self.near.hold()  # nothing is read before there is somewhere to put it
+        self.near.hold()
         self.port = self.near.client_port()
         self._dialling = asyncio.get_running_loop().create_task(self._connect())
 
@@ -138,13 +140,18 @@ class Link:
         else:
             if not self.near.is_open:
                 self.far.abort()
-            elif not self._halted:
+                return
+            self._through = True
+            self.far.write(self._early)
+            if not self._halted:
                 self.near.release()
 
     def _up(self, data: bytes) -> None:
         if self.kind is not Kind.WEBSOCKET and (kind := kind_of(data)) is not None:
             self.kind = kind
-        if self._cut_up is not None and (passing := self._cut_up(data)):
+        if not self._through:
+            self._early += data
+        elif self._cut_up is not None and (passing := self._cut_up(data)):
             self._cut_up = None
             self.far.write(data[:passing])
             self.far.close()
@@ -188,8 +195,7 @@ class _Side(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         if self._link.near is self:
             self._link.opened()
-        elif self._held:
-            self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._settle)  # uvloop begins to read after this, held or not
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

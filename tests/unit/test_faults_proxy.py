@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -196,3 +197,14 @@ async def test_some_messages_are_dropped_at_random() -> None:
     assert through == MESSAGE * passed
     assert dropped + passed == 300
     assert 10 <= dropped <= 60
+
+
+def test_what_a_client_says_at_once_arrives_on_uvloop_too() -> None:
+    async def many() -> list[bytes]:
+        async with two(answering("one"), answering("two")) as proxy:
+            await proxy.until_ready("one")
+            await proxy.until_ready("two")
+            return list(await asyncio.gather(*(ask(proxy.port) for _ in range(20))))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert set(runner.run(asyncio.wait_for(many(), 10))) <= {b"one", b"two"}

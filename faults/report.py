@@ -1,0 +1,135 @@
+"""What was found: a row a fault, violations in words, and the same for machines."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from faults.verdict import Kind, Verdict
+
+MOST_WORDS = 8
+"""Violations printed of one fault; the file has more."""
+MOST_KEPT = 200
+_COLUMNS = "{:<4} {:<38} {:>7} {:>7} {:>9} {:>5} {:>7} {:>9} {:>6} {:>5} {:>9}  {}"
+_COUNTED = (Kind.LOST, Kind.DOUBLED, Kind.REORDERED, Kind.LEAKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One fault. `other` counts what is wrong and in no other column. `caught_up`: seconds; None: they never did."""
+
+    fault: str
+    title: str
+    seed: int
+    sent: int
+    acknowledged: int
+    received: int
+    lost: int
+    doubled: int
+    reordered: int
+    leaked: int
+    other: int
+    caught_up: float | None
+    seconds: float
+    violations: Sequence[str]
+    notes: Sequence[str] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.violations and self.caught_up is not None
+
+
+def row_of(
+    fault: str,
+    title: str,
+    seed: int,
+    verdict: Verdict,
+    complaints: Sequence[str],
+    caught_up: float | None,
+    seconds: float,
+    notes: Sequence[str],
+) -> Row:
+    """What the checker says, and what was noticed besides."""
+    words = [str(violation) for violation in verdict.violations]
+    return Row(
+        fault=fault,
+        title=title,
+        seed=seed,
+        sent=verdict.sent,
+        acknowledged=verdict.acknowledged,
+        received=verdict.received,
+        lost=verdict.count(Kind.LOST),
+        doubled=verdict.count(Kind.DOUBLED),
+        reordered=verdict.count(Kind.REORDERED),
+        leaked=verdict.count(Kind.LEAKED),
+        other=len(complaints) + sum(verdict.count(kind) for kind in Kind if kind not in _COUNTED),
+        caught_up=caught_up,
+        seconds=seconds,
+        violations=[*complaints, *words][:MOST_KEPT],
+        notes=list(notes),
+    )
+
+
+def heading() -> str:
+    """Above the rows."""
+    return _COLUMNS.format(
+        "",
+        "fault",
+        "sent",
+        "acked",
+        "received",
+        "lost",
+        "doubled",
+        "reordered",
+        "leaked",
+        "other",
+        "caught up",
+        "verdict",
+    )
+
+
+def line_of(row: Row) -> str:
+    """A row in one line."""
+    return _COLUMNS.format(
+        row.fault,
+        row.title,
+        row.sent,
+        row.acknowledged,
+        row.received,
+        row.lost,
+        row.doubled,
+        row.reordered,
+        row.leaked,
+        row.other,
+        "never" if row.caught_up is None else f"{row.caught_up:.1f} s",
+        "holds" if row.holds else "BROKEN",
+    )
+
+
+def words_of(row: Row) -> list[str]:
+    """What is wrong, in words, and how to see it again."""
+    if row.holds:
+        return []
+    more = len(row.violations) - MOST_WORDS
+    return [
+        f"{row.fault} is broken, with --only {row.fault} --seed {row.seed}:",
+        *(f"  {words}" for words in row.violations[:MOST_WORDS]),
+        *([f"  and {more} more"] if more > 0 else []),
+    ]
+
+
+def write(path: Path, rows: Sequence[Row], *, full: bool) -> None:
+    """For machines, and for docs/faults.md."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "full": full,
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "holds": all(row.holds for row in rows),
+        "rows": [asdict(row) | {"holds": row.holds} for row in rows],
+    }
+    path.write_text(json.dumps(found, indent=1) + "\n")

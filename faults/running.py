@@ -1,0 +1,97 @@
+"""One fault after another: traffic flows, the fault comes, all catch up, and what was promised is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from faults.checker import check
+from faults.clients_http import Entrance
+from faults.instances import StageError
+from faults.matrix import Fault
+from faults.report import Row, row_of
+from faults.scale import Scale
+from faults.services import ServiceError
+from faults.stage import Broken, Stage, set_up
+from faults.traffic import People, Traffic, sign_up
+
+Tell = Callable[[str], None]
+FAULT_SECONDS = 240.0
+"""Past this a fault hangs."""
+_FAILURES = (StageError, ServiceError, TimeoutError, OSError)
+
+
+async def run_all(
+    faults: Sequence[Fault], scale: Scale, seed: int, tell: Tell, done: Callable[[Row], None]
+) -> None:
+    """Calls `done` with a row as each fault ends. One stage serves all; where a part fails, the rest get another."""
+    left = list(faults)
+    while left:
+        with tempfile.TemporaryDirectory(prefix="parley-faults-", ignore_cleanup_errors=True) as name:
+            os.chmod(name, 0o711)  # noqa: S103  (as root, PostgreSQL is another account and must get through)
+            async with set_up(Path(name), random.Random(seed), tell) as stage:
+                people = await sign_up(_balancer(stage), random.Random(seed), scale.senders, scale.receivers)
+                whole = True
+                while left and whole:
+                    row, whole = await try_fault(left.pop(0), stage, people, scale, seed)
+                    done(row)
+
+
+async def try_fault(fault: Fault, stage: Stage, people: People, scale: Scale, seed: int) -> tuple[Row, bool]:
+    """Its row, and whether the stage can be used again."""
+    rng = random.Random(f"{seed} {fault.id}")
+    began = time.monotonic()
+    notes: list[str] = []
+    wrong: list[str] = []
+
+    def tell(words: str) -> None:
+        notes.append(words)
+        stage.tell(f"{fault.id}: {words}")
+
+    stage.tell(f"{fault.id}: {fault.title}")
+    async with people.traffic(rng, scale.rate) as traffic:
+        whole = await _bring(fault, replace(stage, tell=tell), traffic, rng, scale, wrong)
+        if whole:
+            await traffic.stop_sending()
+        caught_up = await traffic.until_caught_up(scale.catch_up if whole else 0.0)
+    if whole:
+        await traffic.read_stored({each.name: Entrance.to(each.url, each.name) for each in stage.instances})
+    history = traffic.history()
+    verdict = check(history)
+    wrong += traffic.complaints
+    if fault.judge is not None:
+        wrong += fault.judge(history)
+    there = {mark.receiver for mark in history.caught_up}
+    late = [each.name for each in history.receivers if each.stays and each.name not in there]
+    if late:
+        wrong.append(f"{len(late)} receivers never caught up, {late[0]} first")
+    seconds = time.monotonic() - began
+    row = row_of(fault.id, fault.title, seed, verdict, wrong, None if late else caught_up, seconds, notes)
+    stage.tell(f"{fault.id}: {'holds' if row.holds else 'BROKEN'}, in {seconds:.0f} s")
+    return row, whole
+
+
+async def _bring(
+    fault: Fault, stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale, wrong: list[str]
+) -> bool:
+    """Runs the scenario; whether the stage is whole after it."""
+    try:
+        async with asyncio.timeout(FAULT_SECONDS):
+            await fault.run(stage, traffic, rng, scale)
+            await stage.until_well()
+    except Broken as broken:
+        wrong.append(str(broken))
+    except _FAILURES as failure:
+        wrong.append(f"the stage failed: {str(failure) or type(failure).__name__}")
+        return False
+    return True
+
+
+def _balancer(stage: Stage) -> Entrance:
+    return Entrance.at(stage.proxy.url, stage.proxy.instance_of)
