@@ -23,7 +23,15 @@ from services.message_commit import SendDraft, new_message, public_json
 from services.message_drafts import sent_digest
 from services.seed_plan import SeedChat, SeedPlan
 from storage.conversation_views import MEMBERS_SHOWN
-from storage.seeding import event_head, message_head, moment, pack_event, pack_message
+from storage.seeding import (
+    close_event,
+    event_head,
+    message_head,
+    moment,
+    open_event,
+    pack_event,
+    pack_message,
+)
 
 TEXTS = 4096
 _IDS_FROM = 1_735_689_600_000  # 2025: ids are the same whenever they are made
@@ -227,14 +235,19 @@ class SeedHistory:
             )
             events.append(pack_event(chats.created_head[chat], at, data, position))
             position += 1
+            if not receipts:
+                continue
             before, between, after = chats.receipt.parts
             opening, closing = before + chats.text[chat] + between, b"%b%d}" % (after, seq)
+            size = len(opening) + len(chats.user_text[author]) + len(closing)
+            told_delivered = open_event(chats.delivered_head[chat], at, size) + opening
+            told_read = open_event(chats.read_head[chat], at, size) + opening
             for place, read in self.plan.listeners(len(members), sender, receipts, listener):
-                data = opening + chats.user_text[members[place]] + closing
-                events.append(pack_event(chats.delivered_head[chat], at, data, position))
+                data = chats.user_text[members[place]] + closing
+                events.append(told_delivered + data + close_event(position))
                 position += 1
                 if read:
-                    events.append(pack_event(chats.read_head[chat], at, data, position))
+                    events.append(told_read + data + close_event(position))
                     position += 1
         return Stretch(messages, events, first)
 

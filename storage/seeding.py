@@ -98,9 +98,19 @@ def event_head(tenant: TenantId, topic: Topic, type_: str, control: str | None =
     )
 
 
+def open_event(head: bytes, at: int, size: int) -> bytes:
+    """The part of a row of ``events`` before its ``size`` bytes of data; ``at`` is a :func:`moment`."""
+    return head + _number(8, at) + _field(size)
+
+
+def close_event(position: int) -> bytes:
+    """The part of a row of ``events`` after its data."""
+    return _number(8, position)
+
+
 def pack_event(head: bytes, at: int, data: bytes, position: int) -> bytes:
-    """A row of ``events``; ``at`` is a :func:`moment`."""
-    return b"".join((head, _number(8, at), _field(len(data)), data, _number(8, position)))
+    """A row of ``events``."""
+    return open_event(head, at, len(data)) + data + close_event(position)
 
 
 def message_head(tenant: TenantId, conversation: UUID) -> bytes:
