@@ -156,6 +156,8 @@ class Postgres:
 
         Raises `ServiceError` where it ends instead, as on a full disk; it may be tried again.
         """
+        if self.is_running:
+            raise ServiceError("PostgreSQL runs already")
         new = not (self._place.outside / "PG_VERSION").exists()
         if new:
             self._make_cluster()
