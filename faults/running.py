@@ -18,8 +18,8 @@ from faults.matrix import Fault
 from faults.report import Row, row_of
 from faults.scale import Scale
 from faults.services import ServiceError
-from faults.stage import Broken, Stage, set_up
-from faults.traffic import People, Traffic, sign_up
+from faults.stage import Broken, NotRun, Stage, set_up
+from faults.traffic import Traffic, sign_up
 
 Tell = Callable[[str], None]
 FAULT_SECONDS = 240.0
@@ -36,27 +36,31 @@ async def run_all(
         with tempfile.TemporaryDirectory(prefix="parley-faults-", ignore_cleanup_errors=True) as name:
             os.chmod(name, 0o711)  # noqa: S103  (as root, PostgreSQL is another account and must get through)
             async with set_up(Path(name), random.Random(seed), tell) as stage:
-                people = await sign_up(_balancer(stage), random.Random(seed), scale.senders, scale.receivers)
                 whole = True
                 while left and whole:
-                    row, whole = await try_fault(left.pop(0), stage, people, scale, seed)
+                    row, whole = await try_fault(left.pop(0), stage, scale, seed)
                     done(row)
 
 
-async def try_fault(fault: Fault, stage: Stage, people: People, scale: Scale, seed: int) -> tuple[Row, bool]:
+async def try_fault(fault: Fault, stage: Stage, scale: Scale, seed: int) -> tuple[Row, bool]:
     """Its row, and whether the stage can be used again."""
     rng = random.Random(f"{seed} {fault.id}")
     began = time.monotonic()
     notes: list[str] = []
     wrong: list[str] = []
+    not_run = ""
 
     def tell(words: str) -> None:
         notes.append(words)
         stage.tell(f"{fault.id}: {words}")
 
     stage.tell(f"{fault.id}: {fault.title}")
+    people = await sign_up(_balancer(stage), rng, scale.senders, scale.receivers)
     async with people.traffic(rng, scale.rate) as traffic:
-        whole = await _bring(fault, replace(stage, tell=tell), traffic, rng, scale, wrong)
+        try:
+            whole = await _bring(fault, replace(stage, tell=tell), traffic, rng, scale, wrong)
+        except NotRun as reason:
+            whole, not_run = True, str(reason)
         if whole:
             await traffic.stop_sending()
         caught_up = await traffic.until_caught_up(scale.catch_up if whole else 0.0)
