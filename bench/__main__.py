@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [--only S1,S2]`: every speed target, its peers and its floors, in one run and one table.
+"""`python -m bench [--quick] [--only S1,S2] [--synapse]`: every speed target with its peers and floors, in one run.
 
 Exits with 1 when a server did something wrong or did not start; a target that is missed is shown, not punished.
 """
@@ -23,6 +23,7 @@ from bench import (
     scenarios_instances,
     scenarios_memory,
     scenarios_storm,
+    scenarios_synapse,
 )
 from bench.fanout import Address
 from bench.floor import commit_seconds
@@ -42,6 +43,9 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="within two minutes: one short round, smaller S5 and S6, no S8"
     )
     parser.add_argument("--only", default="", help=f"comma list of {' '.join(SCENARIOS)}")
+    parser.add_argument(
+        "--synapse", action="store_true", help="S1 against Matrix Synapse too (a minute more)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where latest.json and latest.png go")
     return parser.parse_args()
 
@@ -56,14 +60,14 @@ def _wanted(only: str, quick: bool) -> set[str]:
     return names
 
 
-def _run(report: Report, wanted: set[str]) -> None:
+def _run(report: Report, wanted: set[str], *, with_synapse: bool) -> None:
     if wanted & {"S1", "S2", "S3", "S4", "S8", "S11"}:
         with (
             report.scenario("Parley for S1 to S4, S8 and S11"),
             peers() as others,
             parley_stage.chat_server(report.plan) as stage,
         ):
-            _speed(report, wanted, stage, others)
+            _speed(report, wanted, stage, others, with_synapse=with_synapse)
     if wanted & {"S5", "S6"}:
         weights: dict[str, float] = {}
         # Peers that have served nobody yet: memory once used is kept, and would hide what a connection takes.
@@ -76,15 +80,25 @@ def _run(report: Report, wanted: set[str]) -> None:
             scenarios_storm.storms(report)
 
 
-def _speed(report: Report, wanted: set[str], stage: parley_stage.Stage, others: dict[str, Address]) -> None:
+def _speed(
+    report: Report,
+    wanted: set[str],
+    stage: parley_stage.Stage,
+    others: dict[str, Address],
+    *,
+    with_synapse: bool,
+) -> None:
     socketio = others[SOCKETIO]
     if "S1" in wanted:
         with report.scenario("S1", stage.log):
             peer = scenarios_chat.chat_spec(report, socketio.kind, socketio.port, socketio.pids)
-            rate = scenarios_chat.sends(report, stage.chat, peer).per_second
+            sent = scenarios_chat.sends(report, stage.chat, peer, stated_synapse=not with_synapse)
             if "S4" in wanted:
                 commits = asyncio.run(commit_seconds(stage.database_url, report.plan.floor_commits))
-                scenarios_chat.latency(report, stage.chat, rate, commits)
+                scenarios_chat.latency(report, stage.chat, sent.per_second, commits)
+            if with_synapse:
+                with report.scenario("S1 against Synapse", stage.log):
+                    scenarios_synapse.against_synapse(report, stage, sent)
     servers = {PARLEY: stage.crowd, **others}
     alone: float | None = None
     if "S2" in wanted:
@@ -139,7 +153,7 @@ def main() -> int:
     _raise_file_limit()
     report = Report(QUICK if arguments.quick else FULL)
     began, clock = datetime.now(UTC), time.monotonic()
-    _run(report, wanted)
+    _run(report, wanted, with_synapse=arguments.synapse)
     seconds = time.monotonic() - clock
     say("\n" + table(report.rows))
     noisy = ": the figures are noisy" if report.noise > _QUIET else ""

@@ -6,6 +6,7 @@ session has caught up when that one has come.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
@@ -66,11 +67,12 @@ class StormResult:
 
 
 class _Peer:
-    __slots__ = ("done_at", "index", "received", "sock", "tail")
+    __slots__ = ("done_at", "index", "received", "request", "sock", "tail")
 
-    def __init__(self, index: int, sock: socket.socket) -> None:
+    def __init__(self, index: int, sock: socket.socket, request: bytes) -> None:
         self.index = index
         self.sock = sock
+        self.request = request
         self.received: list[bytes] = []
         self.tail = b""
         self.done_at = 0.0
@@ -118,7 +120,9 @@ class Storm:
                 )
             for fd, _ in ready:
                 peer = open_peers[fd]
-                if self._read(peer) and ends(peer.tail):
+                if peer.request:
+                    self._ask(peer)
+                elif self._read(peer) and ends(peer.tail):
                     peer.done_at = time.perf_counter() - began
                     del open_peers[fd]
                     self._epoll.unregister(fd)
@@ -128,15 +132,22 @@ class Storm:
         sock = socket.socket()
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.bind((f"127.0.0.{2 + len(self.peers) // _PER_ADDRESS}", 0))
-        sock.settimeout(_SILENCE)
-        sock.connect(("127.0.0.1", self._spec.port))
-        path = "/api/v1/realtime/ws" + (f"?cursor={cursor}" if cursor else "")
-        sock.sendall(upgrade(path, f"Authorization: Bearer {self._spec.tokens[user]}"))
         sock.setblocking(False)
-        peer = _Peer(user, sock)
+        with contextlib.suppress(BlockingIOError):  # the server's queue is full: the kernel tries again
+            sock.connect(("127.0.0.1", self._spec.port))
+        path = "/api/v1/realtime/ws" + (f"?cursor={cursor}" if cursor else "")
+        peer = _Peer(user, sock, upgrade(path, f"Authorization: Bearer {self._spec.tokens[user]}"))
         self.peers.append(peer)
-        self._epoll.register(sock, select.EPOLLIN)
+        self._epoll.register(sock, select.EPOLLOUT)
         return peer
+
+    def _ask(self, peer: _Peer) -> None:
+        """The connection is there: sends the request, which fits into the kernel's empty buffer."""
+        if error := peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise WrongError(f"user {peer.index}: {errno.errorcode.get(error)} on connecting")
+        peer.sock.sendall(peer.request)
+        peer.request = b""
+        self._epoll.modify(peer.sock, select.EPOLLIN)
 
     def _read(self, peer: _Peer) -> bool:
         try:
