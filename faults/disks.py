@@ -73,9 +73,8 @@ class SmallDisk:
         self._image.unlink(missing_ok=True)
         self.kind = ""
 
-    def fill(self) -> int:
-        """Takes every free byte; may be called again for what has become free since. Returns how many it took."""
-        took = 0
+    def fill(self) -> None:
+        """Takes every free byte; may be called again for what has become free since."""
         ballast = os.open(self._ballast, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             size, step = os.fstat(ballast).st_size, 1 << 24
@@ -87,10 +86,9 @@ class SmallDisk:
                         raise
                     step //= 2
                 else:
-                    size, took = size + step, took + step
+                    size += step
         finally:
             os.close(ballast)
-        return took
 
     def free(self) -> None:
         """Gives back what `fill` took."""

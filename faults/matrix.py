@@ -12,10 +12,13 @@ from faults.scale import Scale
 from faults.scenarios import (
     f01_killed_instances,
     f02_rolling_deploys,
+    f03_redis,
+    f04_postgres,
     f05_frozen,
     f07_switching,
     f08_cut_inside,
     f09_lost_hints,
+    f11_disk_full,
 )
 from faults.stage import Stage
 from faults.traffic import Traffic
@@ -38,8 +41,11 @@ MATRIX = (
     Fault(
         "F2", "SIGTERM of an instance: a rolling deploy", f02_rolling_deploys.run, f02_rolling_deploys.judge
     ),
+    Fault("F3", "Redis killed, flushed, away", f03_redis.run),
+    Fault("F4", "PostgreSQL restarted, away", f04_postgres.run),
     Fault("F5", "a frozen instance, a frozen Redis", f05_frozen.run),
     Fault("F7", "receivers switching all the time", f07_switching.run),
     Fault("F8", "connections cut inside, sends repeated", f08_cut_inside.run),
     Fault("F9", "one hint in ten lost", f09_lost_hints.run),
+    Fault("F11", "disk full in PostgreSQL", f11_disk_full.run),
 )

@@ -37,10 +37,16 @@ class Row:
     seconds: float
     violations: Sequence[str]
     notes: Sequence[str] = ()
+    not_run: str = ""
+    """Why the machine does not permit this fault; then nothing else of the row says anything."""
 
     @property
     def holds(self) -> bool:
-        return not self.violations and self.caught_up is not None
+        return not self.violations and self.caught_up is not None and not self.not_run
+
+    @property
+    def verdict(self) -> str:
+        return "not run" if self.not_run else "holds" if self.holds else "BROKEN"
 
 
 def row_of(
@@ -52,6 +58,7 @@ def row_of(
     caught_up: float | None,
     seconds: float,
     notes: Sequence[str],
+    not_run: str = "",
 ) -> Row:
     """What the checker says, and what was noticed besides."""
     words = [str(violation) for violation in verdict.violations]
@@ -71,6 +78,7 @@ def row_of(
         seconds=seconds,
         violations=[*complaints, *words][:MOST_KEPT],
         notes=list(notes),
+        not_run=not_run,
     )
 
 
@@ -106,12 +114,14 @@ def line_of(row: Row) -> str:
         row.leaked,
         row.other,
         "never" if row.caught_up is None else f"{row.caught_up:.1f} s",
-        "holds" if row.holds else "BROKEN",
+        row.verdict,
     )
 
 
 def words_of(row: Row) -> list[str]:
     """What is wrong, in words, and how to see it again."""
+    if row.not_run:
+        return [f"{row.fault} was not run: {row.not_run}"]
     if row.holds:
         return []
     more = len(row.violations) - MOST_WORDS

@@ -76,8 +76,9 @@ async def try_fault(fault: Fault, stage: Stage, scale: Scale, seed: int) -> tupl
     if late:
         wrong.append(f"{len(late)} receivers never caught up, {late[0]} first")
     seconds = time.monotonic() - began
-    row = row_of(fault.id, fault.title, seed, verdict, wrong, None if late else caught_up, seconds, notes)
-    stage.tell(f"{fault.id}: {'holds' if row.holds else 'BROKEN'}, in {seconds:.0f} s")
+    caught = None if late else caught_up
+    row = row_of(fault.id, fault.title, seed, verdict, wrong, caught, seconds, notes, not_run)
+    stage.tell(f"{fault.id}: {row.verdict}, in {seconds:.0f} s")
     return row, whole
 
 

@@ -54,10 +54,14 @@ class ServiceError(Exception):
 class Place(Protocol):
     """Where a cluster's files are: `inside` as PostgreSQL sees it, `outside` as the harness does."""
 
-    inside: Path
-    outside: Path
-    prefix: Sequence[str]
-    """Put before a command line, this runs it where `inside` is."""
+    @property
+    def inside(self) -> Path: ...
+    @property
+    def outside(self) -> Path: ...
+    @property
+    def prefix(self) -> Sequence[str]:
+        """Put before a command line, this runs it where `inside` is."""
+        ...
 
 
 class Redis:
@@ -143,12 +147,13 @@ class Postgres:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
+        self.directory = directory
+        self.logs: list[Path] = []
+        """What it said, a file for each program that was started, oldest first."""
         self._place: Place = _Plain(directory / "data")
         self._password = secrets.token_urlsafe(12)
         self.port = free_port()
         self.url = f"postgresql://{_USER}:{self._password}@127.0.0.1:{self.port}/{_USER}"
-        self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float = _START_SECONDS) -> None:
@@ -225,8 +230,8 @@ class Postgres:
 
     @property
     def log(self) -> Path:
-        """What it says; each start has its own file."""
-        return self._directory / f"postgres-{self._starts}.log"
+        """What it says since the last start."""
+        return self.logs[-1]
 
     @property
     def is_running(self) -> bool:
@@ -243,9 +248,13 @@ class Postgres:
         self._place = place
         self.start()
 
+    def is_on(self, place: Place) -> bool:
+        """Whether the cluster is there."""
+        return self._place is place
+
     def move_back(self) -> None:
         """Undoes `move_to`."""
-        self.move_to(_Plain(self._directory / "data"))
+        self.move_to(_Plain(self.directory / "data"))
 
     def close(self) -> None:
         """Ends it if it still runs."""
@@ -256,7 +265,7 @@ class Postgres:
         data = self._place.outside
         data.mkdir(mode=0o700)
         self._own(data)
-        password = self._directory / "password"
+        password = self.directory / "password"
         password.write_text(self._password)
         self._own(password)
         # Segments of 1 MB instead of 16, so that a full disk stops the write-ahead log within seconds.
@@ -275,7 +284,7 @@ class Postgres:
             raise ServiceError(f"PostgreSQL could not make its cluster: {self._last_words()}")
 
     def _launch(self, argv: list[str]) -> subprocess.Popen[bytes]:
-        self._starts += 1
+        self.logs.append(self.directory / f"postgres-{len(self.logs)}.log")
         account = _account()
         job = {
             "argv": argv,
@@ -283,7 +292,7 @@ class Postgres:
             "cwd": str(self._place.inside),
             "uid": account and account.pw_uid,
             "gid": account and account.pw_gid,
-            "reach": [str(self._place.inside), str(self._directory)],
+            "reach": [str(self._place.inside), str(self.directory)],
             "log": str(self.log),
             "detach": False,
         }

@@ -37,6 +37,10 @@ class Broken(Exception):
     """A promise was not kept that the histories cannot show; the message says which. Raised by scenarios."""
 
 
+class NotRun(Exception):
+    """The machine does not permit this fault; the message says what it would take. Raised by scenarios."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What scenarios act on. Made by :func:`set_up`. Each leaves it whole: all running, nothing dropped or held."""
