@@ -6,28 +6,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handlers.routes import ROUTES
 from server import openapi
-from server.app import create_app
-from server.embedded import EmbeddedServices
-from server.protocol import Runner
-from tests.conftest import Databases, settings_for_tests
+from tests.property.conftest import Served
 from tests.support import fuzzing
-from tests.support.clients import Answer, Api, Person
+from tests.support.clients import Person
 from tests.support.contract import Contract
-from tests.support.logs import errors_logged
-from tests.support.loop import LoopThread
 
 DOCUMENT = openapi.build(ROUTES)
 WITH_BODY = [
@@ -60,48 +51,23 @@ REFUSED = {
 """Operations with rules that no JSON schema can state, and what they answer there."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class World:
-    """One instance with a few people in a few conversations."""
+    """A few people in a few conversations."""
 
-    loop: LoopThread
-    api: Api
-    contract: Contract
+    served: Served
     people: list[Person]
     known: dict[str, list[str | int]]
-    errors: list[str]
 
     def token(self) -> str:
         """A good token of the first of them."""
-        return self.loop.run(self.people[0].sign_in()).token
+        return self.served.loop.run(self.people[0].sign_in()).token
 
 
 @pytest.fixture(scope="module")
-def world(
-    services: EmbeddedServices,
-    databases: Databases,
-    template_database: str,
-    loop_thread: LoopThread,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[World]:
-    url = databases.create(template_database)
-    stack = AsyncExitStack()
-    chosen = settings_for_tests(tmp_path_factory.mktemp("data"), url, services.redis_url)
-    contract = Contract(DOCUMENT)
-
+def world(served: Served) -> World:
     async def begin() -> World:
-        app = await create_app(chosen, database_url=url, redis_url=services.redis_url)
-        runner = Runner(app, shutdown_timeout=0.2)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        http = await stack.enter_async_context(aiohttp.ClientSession())
-
-        def watch(method: str, address: str, answer: Answer) -> None:
-            contract.answer(method, address, answer.status, answer.headers, answer.text)
-
-        api = Api(http, f"http://127.0.0.1:{runner.addresses[0][1]}", watch)
-        ann, bob, carol = [await api.register() for _ in range(3)]
+        ann, bob, carol = [await served.api.register() for _ in range(3)]
         ours, theirs, direct = (
             await ann.group_with(bob),
             await bob.group_with(carol),
@@ -118,20 +84,9 @@ def world(
             "body.members[*]": people,
             "body.username": [*people, "new.name", "NEW_NAME"],
         }
-        return World(loop_thread, api, contract, [ann, bob, carol], known, errors)
+        return World(served, [ann, bob, carol], known)
 
-    with errors_logged() as errors:
-        yield loop_thread.run(begin())
-        loop_thread.run(stack.aclose())
-    databases.drop(url)
-
-
-@pytest.fixture
-def quiet(world: World) -> Iterator[None]:
-    """Nothing a client sends is an error of the server's."""
-    world.errors.clear()
-    yield
-    assert world.errors == []
+    return served.loop.run(begin())
 
 
 @pytest.mark.timeout(60 + fuzzing.EXAMPLES * 10)
@@ -139,9 +94,9 @@ def quiet(world: World) -> Iterator[None]:
 @pytest.mark.usefixtures("quiet")
 def test_no_operation_answers_outside_the_document(world: World, phase: str) -> None:
     schema = fuzzing.fuzzer(
-        DOCUMENT, world.api.url, phase=phase, known=world.known, refused=REFUSED, token=world.token
+        DOCUMENT, world.served.api.url, phase=phase, known=world.known, refused=REFUSED, token=world.token
     )
-    answered, found = fuzzing.run(schema, world.contract)
+    answered, found = fuzzing.run(schema, world.served.contract)
     assert not found, f"with FUZZ_SEED={fuzzing.SEED}:\n" + "\n".join(map(str, found))
     assert answered >= FEWEST[phase]
 
@@ -185,8 +140,8 @@ def test_no_bytes_for_a_body_break_anything(
     path = template
     for name in openapi.path_names(template):
         path = path.replace(f"{{{name}}}", str(world.known.get(f"path.{name}", ["x"])[0]))
-    answer: Any = world.loop.run(
-        world.api.call(
+    answer: Any = world.served.loop.run(
+        world.served.api.call(
             method,
             "/" + path,
             token=world.people[1].token,
@@ -203,7 +158,7 @@ def test_a_fuzzer_finds_what_the_document_does_not_allow(world: World) -> None:
     del narrow["paths"]["/api/v1/users"]["get"]["responses"]["422"]
     narrow["paths"] = {"/api/v1/users": narrow["paths"]["/api/v1/users"]}
     schema = fuzzing.fuzzer(
-        narrow, world.api.url, phase="coverage", known=world.known, refused=REFUSED, token=world.token
+        narrow, world.served.api.url, phase="coverage", known=world.known, refused=REFUSED, token=world.token
     )
     _, found = fuzzing.run(schema, Contract(narrow))
     assert {each.operation for each in found} == {"GET /api/v1/users"}
