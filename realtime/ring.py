@@ -6,15 +6,17 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from typing import cast
 
 from realtime.events import Event
 
 _position = attrgetter("position")
+_NOTHING = cast("Event", None)
 
 
 class _Tail:
-    """The newest events of one topic, oldest first. Dropped from the front in amortised constant time; what was dropped
-    is kept alive no longer than as many events as are still there."""
+    """The newest events of one topic, oldest first. Dropped from the front in amortised constant time: the place of
+    what was dropped stays, empty and never looked at, until there are more of those than events."""
 
     __slots__ = ("events", "start")
 
@@ -24,6 +26,7 @@ class _Tail:
 
     def drop_first(self) -> bool:
         """Drops the oldest; True where nothing is left."""
+        self.events[self.start] = _NOTHING  # let go now, or the ring would keep twice what its bounds say
         self.start += 1
         if self.start == len(self.events):
             return True
