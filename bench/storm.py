@@ -27,7 +27,9 @@ _BIND_ADDRESS_NO_PORT = 24  # Linux: choose the port at connect(), where the des
 _SILENCE = 30.0
 _READ = 256 * 1024
 _TAIL = 1024  # more than follows the body in a message
-_FEW_AT_ONCE = 1000
+_AT_ONCE = (
+    3000  # who wait to be let in: past a full listen queue the kernel decides when they come, not the server
+)
 _QUIET_SECONDS = 1.0
 
 
@@ -67,7 +69,7 @@ class StormResult:
 
 
 class _Peer:
-    __slots__ = ("done_at", "index", "received", "request", "sock", "tail")
+    __slots__ = ("done_at", "index", "received", "request", "sock", "tail", "unanswered")
 
     def __init__(self, index: int, sock: socket.socket, request: bytes) -> None:
         self.index = index
@@ -76,6 +78,7 @@ class _Peer:
         self.received: list[bytes] = []
         self.tail = b""
         self.done_at = 0.0
+        self.unanswered = 0
 
 
 class Storm:
@@ -186,7 +189,7 @@ def run_missing(spec: StormSpec) -> tuple[str, ...]:
     """Everybody connects and is cut off; then the messages are said. Returns everybody's cursors."""
     storm = Storm(spec)
     try:
-        storm.open([(user, None) for user in range(len(spec.tokens))], _greeted, _FEW_AT_ONCE)
+        storm.open([(user, None) for user in range(len(spec.tokens))], _greeted, _AT_ONCE)
         cursors = tuple(greeting(f"user {p.index}", b"".join(p.received))[0] for p in sorted_peers(storm))
     finally:
         storm.close()
@@ -212,18 +215,20 @@ def _say(spec: StormSpec, senders: Sequence[tuple[int, tuple[bytes, ...]]]) -> N
     storm, missed = Storm(spec), spec.missed
     run = time.time_ns() & 0xFFFFFFFF
     try:
-        storm.open([(user, None) for user, _ in senders], _greeted, _FEW_AT_ONCE)
-        for peer, (_, conversations) in zip(sorted_peers(storm), sorted(senders), strict=True):
-            numbers = [
-                (conversation, missed.number(conversation, seq))
+        storm.open([(user, None) for user, _ in senders], _greeted, _AT_ONCE)
+        peers = sorted_peers(storm)
+        for peer, (_, conversations) in zip(peers, sorted(senders), strict=True):
+            commands = [
+                client_text(_command(run, conversation, missed.number(conversation, seq)))
                 for seq in range(missed.first_seq, missed.last_seq + 1)
                 for conversation in conversations
             ]
-            commands = b"".join(client_text(_command(run, *each)) for each in numbers)
             peer.sock.setblocking(True)
             peer.sock.settimeout(_SILENCE)
-            peer.sock.sendall(commands)
-            _await_answers(peer, len(numbers))
+            peer.sock.sendall(b"".join(commands))
+            peer.unanswered = len(commands)
+        for peer in peers:
+            _await_answers(peer)
     finally:
         storm.close()
 
@@ -234,17 +239,20 @@ def _command(run: int, conversation: bytes, number: int) -> bytes:
     ) % (number, conversation, client_id(run, number), body(number))
 
 
-def _await_answers(peer: _Peer, count: int) -> None:
-    buffer, answered = bytearray(), 0
-    while answered < count:
-        buffer += peer.sock.recv(_READ)
+def _await_answers(peer: _Peer) -> None:
+    buffer = bytearray()
+    while peer.unanswered:
+        data = peer.sock.recv(_READ)
+        if not data:
+            raise WrongError(f"user {peer.index}: cut off while sending")
+        buffer += data
         payloads, consumed = data_payloads(buffer, len(buffer))
         del buffer[:consumed]
         for payload in payloads:
             if is_reply(payload):
                 if b'"ok":true' not in payload:
                     raise WrongError(f"a send was refused: {payload!r}")
-                answered += 1
+                peer.unanswered -= 1
 
 
 def _await_nobody(port: int) -> None:
@@ -268,7 +276,7 @@ def run_return(spec: Return) -> StormResult:
     settle_memory()
     try:
         meter = Meter(load.pids, load.helpers)
-        seconds = storm.open(list(enumerate(spec.cursors)), lambda tail: marker in tail, len(spec.cursors))
+        seconds = storm.open(list(enumerate(spec.cursors)), lambda tail: marker in tail, _AT_ONCE)
         cost = meter.stop()
         rss = rss_bytes(load.pids)
         storm.nothing_more()

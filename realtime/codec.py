@@ -81,6 +81,12 @@ def ws_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
+def ws_payload(frame: bytes) -> bytes:
+    """The reverse of :func:`ws_frame`."""
+    length = frame[1]
+    return frame[2:] if length < 126 else frame[4:] if length == 126 else frame[10:]
+
+
 def ws_close_frame(code: int, reason: str) -> bytes:
     """A close frame (RFC 6455, 5.5.1). The reason must fit a control frame: 123 bytes."""
     payload = code.to_bytes(2, "big") + reason.encode()

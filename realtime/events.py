@@ -10,7 +10,7 @@ import orjson
 
 from domain.log import Control, StoredEvent
 from domain.resources import Message, Resource, Role, SharedConversation, Time, User
-from realtime.codec import Wire, encode_cursor, encode_envelope, sse_block, ws_frame
+from realtime.codec import Wire, encode_cursor, encode_envelope, sse_block, ws_frame, ws_payload
 
 Group = Literal["messages", "notifications", "feed", "always"]
 """What a client selects with ``?topics=``; ``always`` cannot be left out."""
@@ -86,10 +86,11 @@ def group_of(type_: str) -> Group:
 class Event:
     """An event of the log, encoded. Immutable to its users; shared by every session, so never changed per receiver.
 
-    The envelope is built once; the WebSocket frame and the SSE block are built at the first need and kept with it.
+    Kept as the WebSocket frame alone: the envelope is cut out of it and the SSE block built around that when needed,
+    once a batch where it is pushed. Memory then reaches back twice as far as with all three of them (docs/adr/0010).
     """
 
-    __slots__ = ("_sse", "_ws", "control", "cursor", "envelope", "group", "position", "topic", "type")
+    __slots__ = ("control", "cursor", "group", "position", "topic", "type", "ws")
 
     def __init__(self, stored: StoredEvent, epoch: int, at: str | None = None) -> None:
         """``at``: the event's time as text, where it is known: all of one commit have the same."""
@@ -99,31 +100,29 @@ class Event:
         self.group = group_of(stored.type)
         self.control: Control = stored.control
         self.cursor = encode_cursor(epoch, stored.position)
-        self.envelope = encode_envelope(self.cursor, stored.type, stored.topic, at or stored.at, stored.data)
-        self._ws: bytes | None = None
-        self._sse: bytes | None = None
+        self.ws = ws_frame(
+            encode_envelope(self.cursor, stored.type, stored.topic, at or stored.at, stored.data)
+        )
+
+    @property
+    def envelope(self) -> bytes:
+        """The event as JSON, as it reaches clients on every transport."""
+        return ws_payload(self.ws)
 
     @property
     def size(self) -> int:
-        """Bytes kept for it, about: the envelope, and again for an encoding."""
-        return 2 * len(self.envelope) + 300
+        """Bytes kept for it, about."""
+        return len(self.ws) + 350
 
     def encoded(self, wire: Wire) -> bytes:
         """The event as one complete frame or block."""
-        if wire == "ws":
-            if self._ws is None:
-                self._ws = ws_frame(self.envelope)
-            return self._ws
-        if self._sse is None:
-            self._sse = sse_block(self.envelope, self.type, self.cursor)
-        return self._sse
+        return self.ws if wire == "ws" else sse_block(self.envelope, self.type, self.cursor)
 
     def redact(self) -> None:
         """Withdraws the text of a message from this copy, as the stored one was redacted."""
         envelope: dict[str, Any] = orjson.loads(self.envelope)
         envelope["data"].update(REDACTED)
-        self.envelope = orjson.dumps(envelope)
-        self._ws = self._sse = None
+        self.ws = ws_frame(orjson.dumps(envelope))
 
 
 #: What a redacted message event says in place of the text. Storage writes the same fields.
@@ -138,14 +137,14 @@ class Chunk:
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
         self.first = events[0].position
-        self.size = sum(len(e.envelope) for e in events)
+        self.size = sum([len(e.ws) for e in events])
         self._encoded: dict[Wire, bytes] = {}
         self._filtered: dict[frozenset[Group], Chunk | None] | None = None
 
     def encoded(self, wire: Wire) -> bytes:
         data = self._encoded.get(wire)
         if data is None:
-            data = self._encoded[wire] = b"".join([e.encoded(wire) for e in self.events])
+            data = self._encoded[wire] = encode_events(self.events, wire)
         return data
 
     def only(self, groups: frozenset[Group]) -> Chunk | None:
@@ -160,4 +159,6 @@ class Chunk:
 
 def encode_events(events: Sequence[Event], wire: Wire) -> bytes:
     """Events in the order given, as one run of bytes."""
+    if wire == "ws":
+        return b"".join([e.ws for e in events])
     return b"".join([e.encoded(wire) for e in events])

@@ -368,7 +368,7 @@ class Session:
             events = [e for e in events if e.group in self._groups]
         size = 0
         for n, event in enumerate(events, 1):
-            size += len(event.envelope)
+            size += len(event.ws)
             if size > self._hub.queue_bytes and n < len(events):
                 events, reached = events[:n], event.position
                 break

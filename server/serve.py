@@ -22,7 +22,7 @@ from server.settings import Settings, unknown_names
 from server.startup import StartupError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("parley.serve")
-_BACKLOG = 2048
+_BACKLOG = 65_535  # the kernel takes its own limit (net.core.somaxconn) where that is lower
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:

@@ -20,6 +20,7 @@ from realtime.codec import (
     frame,
     sse_block,
     ws_frame,
+    ws_payload,
 )
 from tests.support.wire import parse_sse, parse_ws
 
@@ -60,6 +61,7 @@ def test_the_envelope_is_one_line_in_the_order_of_the_contract() -> None:
 )
 def test_a_frame_has_the_shortest_header_that_holds_its_length(size: int, header: bytes) -> None:
     assert ws_frame(b"x" * size) == header + b"x" * size
+    assert ws_payload(ws_frame(b"x" * size)) == b"x" * size
 
 
 def test_a_ping_is_a_frame_of_its_own() -> None:
