@@ -22,6 +22,8 @@ ANSWER_SECONDS = 8.0
 """How long an answer may take before the same is asked again: longer than the server's own waits for its parts."""
 PATIENCE_SECONDS = 120.0
 CONNECT_SECONDS = 5.0
+PASSING = frozenset({429, 502, 503, 504})
+"""After these the same may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Answer:
     @property
     def passing(self) -> bool:
         """Whether the same may succeed later."""
-        return self.status in (429, 502, 503, 504) or self.code == "idempotency_in_progress"
+        return self.status in PASSING or self.code == "idempotency_in_progress"
 
 
 class WrongAnswer(Exception):

@@ -26,15 +26,12 @@ class Account:
     password: str = field(repr=False)
 
 
-class SignInOver(Exception):
-    """It was ended on purpose."""
-
-
 class SignIn:
     """One session of an account: its pair of tokens, refreshed when a fifth of its life is left.
 
     `name` changes when it had to be made anew: the refresh token before last is good for ten seconds only, and an
-    outage may hide an answer for longer. One that was ended on purpose (`over`) is not made anew.
+    outage may hide an answer for longer. One that was ended on purpose (`over`) is not made anew: it keeps the token
+    it had, so that who uses it goes on knocking with a dead one.
     """
 
     def __init__(
@@ -81,10 +78,10 @@ class SignIn:
         """When another one should be asked for."""
 
     async def token(self, *, but: str = "") -> str:
-        """A token that is good for a while, and not `but`, which was refused. Raises SignInOver, WrongAnswer, Cut."""
+        """A token that is good for a while, and not `but`, which was refused. Raises WrongAnswer, Cut."""
+        if self.over:
+            return self.access
         async with self._refreshing:
-            if self.over:
-                raise SignInOver
             if time.monotonic() >= self.due or self.access == but:
                 await self._renew()
             return self.access
@@ -98,7 +95,7 @@ class SignIn:
             )
         except WrongAnswer as error:
             if self.over:
-                raise SignInOver from error
+                return
             if error.answer.status != 401:
                 raise
             began = time.monotonic()

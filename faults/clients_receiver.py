@@ -12,7 +12,7 @@ from typing import get_args
 
 from faults.clients_events import Frame, FrameReader
 from faults.clients_http import ANSWER_SECONDS, Cut, Entrance, WrongAnswer, backoff
-from faults.clients_people import SignIn, SignInOver
+from faults.clients_people import SignIn
 from faults.clients_record import Record
 from faults.clients_streams import End, PollWire, SocketWire, StreamWire, Wire
 from faults.history import Receiver, Resync, Transport
@@ -29,6 +29,14 @@ class Policy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A cursor, and a moment at which it was already known: what was sent from then on lies behind it."""
+
+    cursor: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """What all clients of a run share."""
 
@@ -38,7 +46,7 @@ class World:
 
 
 class Device:
-    """One receiver. `run` reads until it is cancelled or its sign-in is over; everything else may be called meanwhile.
+    """One receiver. `run` reads until it is cancelled; everything else may be called meanwhile.
 
     It acts on whole frames only, and comes back with the cursor of the last one.
     """
@@ -52,13 +60,15 @@ class Device:
         rng: random.Random,
         policy: Policy = Policy.STAY,
         receive_buffer: int | None = None,
+        place: Place | None = None,
     ) -> None:
         self.name = name
         self.sign_in = sign_in
         self.transport = transport
         self.policy = policy
         self.entrance = world.entrance
-        self.cursor = ""
+        self.cursor = place.cursor if place is not None else ""
+        self.began = place.at if place is not None else None
         self.ready = asyncio.Event()
         """Set once it has its first cursor."""
         self.last: dict[str, int] = {}
@@ -72,6 +82,11 @@ class Device:
         self._refused = ""
 
     # What its owner may do to it.
+
+    @property
+    def place(self) -> Place:
+        """Where another device of this user could begin."""
+        return Place(self.cursor, time.monotonic())
 
     def hop(self) -> None:
         """Hangs up, and comes back as its policy says."""
@@ -113,8 +128,6 @@ class Device:
                     self.transport = self._rng.choice(STREAMS)
                 wait = end.retry_after
                 await asyncio.sleep(backoff(self._rng, failures) if wait is None else wait)
-        except SignInOver:
-            pass
         finally:
             if self.wire is not None:
                 self.wire.end("done")
@@ -144,7 +157,8 @@ class Device:
     def opened(self, wire: Wire) -> None:
         record = self._world.record
         if not self.ready.is_set():
-            record.begins(Receiver(self.name, self.sign_in.account.name, time.monotonic()))
+            began = self.began if self.began is not None else time.monotonic()
+            record.begins(Receiver(self.name, self.sign_in.account.name, began))
             self.ready.set()
         self._number = record.opened(self.name, self.sign_in.name, wire.kind, wire.instance, wire.began)
 
@@ -184,13 +198,13 @@ async def keep_fresh(wire: SocketWire, sign_in: SignIn, complain: Callable[[str]
     """Gives a connection new tokens in time. Returns when it has ended, or its sign-in is over."""
     while not wire.ended.done():
         await asyncio.wait([wire.ended], timeout=max(0.1, sign_in.due - time.monotonic()))
+        if sign_in.over:
+            return
         if wire.ended.done() or not wire.is_open:
             continue
         try:
             token = await sign_in.token()
             reply = await wire.command("auth.refresh", {"access_token": token}, ANSWER_SECONDS)
-        except SignInOver:
-            return
         except (Cut, WrongAnswer):
             continue
         if not reply["ok"] and reply["error"]["status"] not in (401, 503):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from faults.clients_events import Frame, Json
-from faults.clients_http import ANSWER_SECONDS, Cut, Rest, WrongAnswer, backoff
-from faults.clients_people import SignIn, SignInOver
+from faults.clients_http import ANSWER_SECONDS, PASSING, Cut, Rest, WrongAnswer, backoff
+from faults.clients_people import SignIn
 from faults.clients_receiver import World, keep_fresh
 from faults.clients_streams import End, SocketWire, Wire
 from faults.history import Refusal, Send
@@ -114,8 +114,6 @@ class Sender:
                     break
                 wait = outcome.refusal.retry_after if outcome.refusal is not None else None
                 await asyncio.sleep(backoff(self._rng, tries) if wait is None else wait)
-        except SignInOver:
-            pass
         finally:
             send = Send(
                 self.name, number, conversation, client_id, body, began, acked_at, seq, tuple(refused)
@@ -153,7 +151,7 @@ class Sender:
         if answer.status == 401:
             self._refused = token
         refusal = Refusal(time.monotonic(), "rest", answer.instance, answer.status, answer.retry_after)
-        return Outcome(None, refusal, final=not answer.passing and answer.status != 401)
+        return Outcome(None, refusal, final=self._is_final(answer.status))
 
     async def _by_socket(self, conversation: str, data: Json) -> Outcome:
         try:
@@ -170,7 +168,11 @@ class Sender:
         error = reply["error"]
         wait = error["retry_after_ms"] / 1000 if "retry_after_ms" in error else None
         refusal = Refusal(time.monotonic(), "ws", wire.instance, error["status"], wait)
-        return Outcome(None, refusal, final=error["status"] not in (401, 429, 502, 503, 504))
+        return Outcome(None, refusal, final=self._is_final(error["status"]))
+
+    def _is_final(self, status: int) -> bool:
+        """Whether the same will not be answered otherwise."""
+        return self.sign_in.over if status == 401 else status not in PASSING
 
     def _seq(self, message: Json, conversation: str, data: Json) -> int:
         """The place of a message that was acknowledged; it must be the one that was sent."""
@@ -190,8 +192,6 @@ class Sender:
                 failures = 0 if self.wire is not None and self.wire.was_open else failures + 1
                 wait = end.retry_after
                 await asyncio.sleep(backoff(self._rng, failures) if wait is None else wait)
-        except SignInOver:
-            pass
         finally:
             if self.wire is not None:
                 self.wire.end("done")

@@ -16,17 +16,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from faults.clients_events import FrameReader, Json
 from faults.clients_http import Answer, Entrance, Rest
 from faults.clients_people import SignIn, register
-from faults.clients_receiver import STREAMS, Device, Policy, World
+from faults.clients_receiver import STREAMS, Device, Place, Policy, World
 from faults.clients_record import Record
 from faults.clients_sender import Sender
-from faults.history import CaughtUp, Change, History, Membership, Step, Stored
+from faults.history import CaughtUp, Change, History, Membership, Reading, Revoked, Step, Stored, Transport
 
 WATCH_SECONDS = 0.25
 GROUP_RECEIVERS = 20
@@ -109,6 +109,7 @@ class Traffic:
         """The group of all, in which a fifth of the messages is sent."""
         self.stopped_at = 0.0
         """When the senders were told to stop."""
+        self._whole: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._caught_up: list[CaughtUp] = []
         self._stored: dict[str, list[Stored]] = {}
@@ -154,7 +155,10 @@ class Traffic:
             "history": history,
             "members": [member.account.name for member in members],
         }
-        return await self._opened(owner, members, body, places=places)
+        made = await self._opened(owner, members, body, places=places)
+        if history == "all":
+            self._whole.add(made)
+        return made
 
     async def open_direct(self, one: SignIn, other: SignIn) -> str:
         """The conversation of two, new or not; its id."""
@@ -172,16 +176,20 @@ class Traffic:
             name = member.account.name
             self.record.memberships[name, conversation] = Membership(name, conversation, (joined,))
             if places:
-                self.places.setdefault(name, []).append(conversation)
+                self.sends_in(member, conversation)
         return conversation
 
+    def sends_in(self, sender: SignIn, conversation: str) -> None:
+        """From now on it is one of the places where this sender sends, member or not."""
+        self.places.setdefault(sender.account.name, []).append(conversation)
+
     async def add(self, by: SignIn, conversation: str, who: SignIn) -> Answer:
-        """Takes somebody in."""
+        """Takes somebody in. A first try that comes in late finds itself answered: it adds nobody a second time."""
         began = time.monotonic()
+        path, body = f"/conversations/{conversation}/members", {"members": [who.account.name]}
+        key = {"Idempotency-Key": f"{self.rng.getrandbits(64):x}"}
         try:
-            answer = await self.ask(
-                by, "POST", f"/conversations/{conversation}/members", {"members": [who.account.name]}
-            )
+            answer = await self.ask(by, "POST", path, body, headers=key)
         except BaseException:
             self._changed(who, conversation, Change(Step.JOINED, began, None))
             raise
@@ -201,6 +209,31 @@ class Traffic:
         self._changed(who, conversation, Change(Step.LEFT, began, time.monotonic()))
         return answer
 
+    async def read(self, by: SignIn, conversation: str, after: int, limit: int = PAGE) -> Reading:
+        """Reads a page by REST, once, as somebody who may or may not do so. Raises Cut."""
+        token, began = await by.token(), time.monotonic()
+        path = f"/conversations/{conversation}/messages?after_seq={after}&limit={limit}"
+        answer = await self.rest.call(self.people.entrance, "GET", path, token)
+        seqs = tuple(item["seq"] for item in answer.json["items"]) if answer.status == 200 else ()
+        user, ended = by.account.name, time.monotonic()
+        reading = Reading(
+            user, conversation, answer.instance, began, ended, answer.status, seqs, after, limit
+        )
+        self.record.readings.append(reading)
+        return reading
+
+    async def revoke(self, sign_ins: Sequence[SignIn], reason: str, end: Awaitable[Answer]) -> Answer:
+        """Ends sign-ins by what `end` asks; from now on nothing is owed to their devices, which go on knocking."""
+        for sign_in in sign_ins:
+            sign_in.over = True
+        for device in self.devices:
+            if device.sign_in in sign_ins:
+                device.goes()
+        answer = await end
+        names = frozenset(sign_in.name for sign_in in sign_ins)
+        self.record.revocations.append(Revoked(names, time.monotonic(), reason))
+        return answer
+
     def _changed(self, who: SignIn, conversation: str, change: Change) -> None:
         key = who.account.name, conversation
         before = self.record.memberships.get(key)
@@ -217,7 +250,7 @@ class Traffic:
         fine: Sequence[int] = (200, 201, 204),
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """A request of one of the people, until it is answered. Raises WrongAnswer, Cut, SignInOver."""
+        """A request of one of the people, until it is answered. Raises WrongAnswer, Cut."""
         token = await by.token()
         return await self.rest.settle(
             self.people.entrance, self.rng, method, path, lambda: token, body, fine=fine, headers=headers
@@ -231,14 +264,13 @@ class Traffic:
         sign_in: SignIn,
         policy: Policy = Policy.STAY,
         receive_buffer: int | None = None,
-        entrance: Entrance | None = None,
+        place: Place | None = None,
+        transport: Transport | None = None,
     ) -> Device:
-        """One more receiver, reading from now on; transports come in turn."""
-        transport = STREAMS[len(self.devices) % len(STREAMS)]
+        """One more receiver, reading from now on, or from `place`; transports come in turn."""
+        transport = transport or STREAMS[len(self.devices) % len(STREAMS)]
         rng = random.Random(self.rng.getrandbits(64))
-        made = Device(name, sign_in, transport, self.world, rng, policy, receive_buffer)
-        if entrance is not None:
-            made.entrance = entrance
+        made = Device(name, sign_in, transport, self.world, rng, policy, receive_buffer, place)
         self.devices.append(made)
         self._tasks[name] = self.spawn(made.run())
         return made
@@ -411,5 +443,6 @@ class Traffic:
             revocations=record.revocations,
             readings=record.readings,
             caught_up=self._caught_up,
+            readable_from_the_start=frozenset(self._whole),
             ended=self._ended,
         )
