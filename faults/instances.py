@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +48,32 @@ class Instance:
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.returncode is None
+
+    def beside(self, name: str, **settings: str) -> Instance:
+        """Another one on the same services, with some settings of its own and no balancer before it. Close it."""
+        return Instance(Backend(name), self._directory, {**self._settings, **settings})
+
+    async def command(self, *words: str) -> None:
+        """Runs one of the program's other commands, with this instance's settings. Raises StageError."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(ROOT / "main.py"),
+            *words,
+            cwd=self._directory,
+            env=environment(self._settings),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                said, _ = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise StageError(f"{words[0]} has not ended after {START_SECONDS:.0f} s") from None
+        if process.returncode:
+            raise StageError(f"{words[0]} failed: {said.decode(errors='replace')[-500:]}")
 
     async def start(self) -> None:
         """Returns once it accepts requests. Raises StageError."""
