@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pe
 # What is installed, by stamp: enough to run, and everything. Newer lock files install again.
 RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
+SYNAPSE_STAMP := .venv-synapse/.installed
 
-.PHONY: run test fuzz check bench bench-quick faults demo clean lock help .venv
+.PHONY: run test fuzz check bench bench-quick faults soak demo clean lock help .venv
 
 run: $(RUNTIME)  ## start Parley with everything it needs
 	@exec $(BIN)/python main.py serve
@@ -40,9 +41,14 @@ check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## every speed target against its peers
+bench: $(STAMP) $(if $(SYNAPSE),$(SYNAPSE_STAMP))  ## every speed target against its peers (SYNAPSE=1: Matrix Synapse too)
 	$(PIP) -r requirements-bench.txt
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(if $(SYNAPSE),--synapse) $(ARGS)
+
+$(SYNAPSE_STAMP): requirements-synapse.txt
+	@test -x .venv-synapse/bin/pip || $(PYTHON) -m venv .venv-synapse
+	.venv-synapse/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-synapse.txt
+	@touch $(SYNAPSE_STAMP)
 
 bench-quick: $(STAMP)  ## the same, short
 	$(PIP) -r requirements-bench.txt
@@ -51,6 +57,10 @@ bench-quick: $(STAMP)  ## the same, short
 faults: $(STAMP)  ## break every part under load: nothing lost, doubled, reordered (ARGS="--only F1,F5 --seed 7")
 	@exec $(BIN)/python -m faults $(ARGS)
 
+soak: $(STAMP)  ## ten minutes of everything at once, and whether anything grew (ARGS="--seconds 60")
+	$(PIP) -r requirements-bench.txt
+	@exec $(BIN)/python -m soak $(ARGS)
+
 demo: $(STAMP)  ## a scripted minute: three transports, a killed instance, a flushed Redis
 	@exec $(BIN)/python -m demo
 
@@ -58,9 +68,10 @@ lock: $(STAMP)  ## resolve requirements*.in again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements.txt requirements.in
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements-dev.txt requirements-dev.in
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements-bench.txt requirements-bench.in
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements-synapse.txt requirements-synapse.in
 
 clean:  ## remove what make made; the data directory stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage*
+	rm -rf .venv .venv-synapse .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list

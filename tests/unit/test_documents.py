@@ -32,7 +32,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 PACKAGES = ("domain", "storage", "realtime", "services", "handlers", "server")
-FOLDERS = {*PACKAGES, "migrations", "tests", "docs", "bench", "demo", "deploy"}
+FOLDERS = {*PACKAGES, "migrations", "tests", "docs", "bench", "demo", "soak", "deploy"}
 NEVER_TOLD = {"conflict", "already_taken", "slug_taken"}
 """Codes that no client is given: two that only their subclasses are raised as, and one of the command line."""
 
