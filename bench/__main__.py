@@ -136,6 +136,7 @@ def _write(report: Report, results: Path, began: datetime, seconds: float, quick
         "foreign_cores": report.noise,
         "rows": [as_json(row) for row in report.rows],
         "failures": report.failures,
+        "scenario_seconds": report.seconds,
         "runs": report.raw,
     }
     (results / "latest.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -160,6 +161,7 @@ def main() -> int:
     say(
         f"\n{seconds:.0f} s; other programs kept {report.noise:.2f} of {os.cpu_count()} cores busy meanwhile{noisy}"
     )
+    say("of these: " + ", ".join(f"{name} {taken:.0f} s" for name, taken in report.seconds.items()))
     for failure in report.failures:
         say(f"FAILED  {failure}")
     _write(report, arguments.results, began, seconds, arguments.quick)

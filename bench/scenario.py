@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +20,14 @@ SOCKETIO, PLAIN, NCHAN, PARLEY = "python-socketio", "plain aiohttp", "Nchan", "P
 
 @dataclass(slots=True)
 class Report:
-    """Everything a run finds out. `raw` is what every single load measured, for the results file."""
+    """Everything a run finds out. `raw` is what every single load measured, for the results file; `seconds` is how
+    long each scenario took, with all that it needed."""
 
     plan: Plan
     rows: list[Row] = field(default_factory=list)
     raw: list[dict[str, object]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
     foreign: float = 0.0
     measured: float = 0.0
 
@@ -32,6 +35,7 @@ class Report:
     def scenario(self, name: str, log: Path | None = None) -> Iterator[None]:
         """A scenario whose failure is written down and leaves the others to run; `log` is what its server writes."""
         say(f"{name} …")
+        began = time.monotonic()
         try:
             yield
         except (WrongError, FrameError, StartError, OSError, TimeoutError) as error:
@@ -40,6 +44,8 @@ class Report:
                 (f"the server wrote last:\n{tail(log)}",) if log else tuple(getattr(error, "__notes__", ()))
             )
             say("\n".join((f"{name} FAILED: {error}", *notes)))
+        finally:
+            self.seconds[name] = round(time.monotonic() - began, 1)
 
     def record(
         self, scenario: str, server: str, figures: dict[str, object], foreign: float, seconds: float
