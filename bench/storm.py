@@ -30,6 +30,7 @@ _TAIL = 1024  # more than follows the body in a message
 _AT_ONCE = (
     3000  # who wait to be let in: past a full listen queue the kernel decides when they come, not the server
 )
+_SENDERS_AT_ONCE = 10
 _QUIET_SECONDS = 1.0
 
 
@@ -216,21 +217,27 @@ def _say(spec: StormSpec, senders: Sequence[tuple[int, tuple[bytes, ...]]]) -> N
     run = time.time_ns() & 0xFFFFFFFF
     try:
         storm.open([(user, None) for user, _ in senders], _greeted, _AT_ONCE)
-        peers = sorted_peers(storm)
-        for peer, (_, conversations) in zip(peers, sorted(senders), strict=True):
-            commands = [
-                client_text(_command(run, conversation, missed.number(conversation, seq)))
-                for seq in range(missed.first_seq, missed.last_seq + 1)
-                for conversation in conversations
-            ]
-            peer.sock.setblocking(True)
-            peer.sock.settimeout(_SILENCE)
-            peer.sock.sendall(b"".join(commands))
-            peer.unanswered = len(commands)
-        for peer in peers:
-            _await_answers(peer)
+        pairs = list(zip(sorted_peers(storm), sorted(senders), strict=True))
+        for start in range(0, len(pairs), _SENDERS_AT_ONCE):
+            some = pairs[start : start + _SENDERS_AT_ONCE]
+            for peer, (_, conversations) in some:
+                _send(peer, run, conversations, missed)
+            for peer, _ in some:
+                _await_answers(peer)
     finally:
         storm.close()
+
+
+def _send(peer: _Peer, run: int, conversations: Sequence[bytes], missed: Missed) -> None:
+    commands = [
+        client_text(_command(run, conversation, missed.number(conversation, seq)))
+        for seq in range(missed.first_seq, missed.last_seq + 1)
+        for conversation in conversations
+    ]
+    peer.sock.setblocking(True)
+    peer.sock.settimeout(_SILENCE)
+    peer.sock.sendall(b"".join(commands))
+    peer.unanswered = len(commands)
 
 
 def _command(run: int, conversation: bytes, number: int) -> bytes:
