@@ -26,6 +26,8 @@ AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # What a statement meets on a connection that was told it is ended (57P01) while it was idle, and has not ended yet.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -98,7 +100,11 @@ class Database:
             raise Unavailable("the database is closed")
         try:
             async with self._pool.acquire(timeout=5) as connection:
-                yield connection
+                try:
+                    yield connection
+                except asyncpg.InternalClientError:
+                    connection.terminate()  # the driver has lost its place on it, and would give it out again
+                    raise
         except AWAY as error:
             raise Unavailable("the database is away") from error
 

@@ -12,6 +12,7 @@ from domain.errors import Unavailable
 from server.health import database_check
 from services.log_source import StoredLog
 from storage.database import Database
+from tests.support.relay import database_relay
 
 
 @pytest.fixture
@@ -66,3 +67,20 @@ async def test_several_that_find_the_log_replaced_give_it_one_new_epoch(database
     assert heads[0].position == before.position
     assert await source.renew_epoch(before.epoch) == heads[0]
     assert await source.head() == heads[0]
+
+
+async def test_a_connection_that_was_told_of_its_end_while_idle_counts_as_away_and_is_not_given_out_again(
+    database_url: str,
+) -> None:
+    async with database_relay(database_url) as (relay, url), Database(url, pool_size=1) as database:
+        async with database.connection() as connection:
+            process = await connection.fetchval("SELECT pg_backend_pid()")
+        relay.hold_ends()
+        other = await asyncpg.connect(database_url)
+        assert await other.fetchval("SELECT pg_terminate_backend($1, 5000)", process)
+        await other.close()
+        with pytest.raises(Unavailable):
+            async with database.connection() as connection:
+                await connection.fetchval("SELECT 1")
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1

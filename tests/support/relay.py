@@ -19,6 +19,8 @@ class Relay:
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
+        self._ending = asyncio.Event()
+        self._ending.set()
         self.port = 0
         self.connections = 0
         """How many have been accepted so far."""
@@ -43,6 +45,10 @@ class Relay:
     def thaw(self) -> None:
         """Whatever waited passes."""
         self._open.set()
+
+    def hold_ends(self) -> None:
+        """From now on bytes pass, and nobody hears that the other side has hung up."""
+        self._ending.clear()
 
     async def cut(self, *, refuse: bool = False) -> None:
         """Ends every connection, and with ``refuse`` new ones too."""
@@ -85,6 +91,7 @@ class Relay:
             await self._open.wait()
             writer.write(data)
             await writer.drain()
+        await self._ending.wait()
         raise EOFError
 
 
