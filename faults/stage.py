@@ -99,8 +99,9 @@ async def set_up(
         )
         parts.push_async_callback(_close, instances)
         stage = Stage(postgres, redis, instances, proxy, hints, tell)
-        await instances[0].start()  # alone: it makes the schema
-        await asyncio.gather(*(instance.start() for instance in instances[1:]))
+        async with asyncio.TaskGroup() as starting:
+            for instance in instances:
+                starting.create_task(instance.start())
         await stage.until_well()
         tell(f"two instances up in {time.monotonic() - began:.1f} s")
         yield stage
@@ -117,4 +118,6 @@ async def whole(work: Callable[[], None]) -> None:
 
 
 async def _close(instances: tuple[Instance, ...]) -> None:
-    await asyncio.gather(*(instance.close() for instance in instances))
+    closed = await asyncio.gather(*(instance.close() for instance in instances), return_exceptions=True)
+    for failed in filter(None, closed):
+        raise failed

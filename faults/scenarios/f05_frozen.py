@@ -16,7 +16,7 @@ from faults.traffic import Traffic
 
 async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) -> None:
     """SIGSTOP and SIGCONT of one of the two, and of Redis."""
-    seconds = scale.of(20.0, short=1.5)
+    seconds = scale.of(20.0, short=1.2)
     await asyncio.sleep(scale.of(2.0, short=0.3))
     frozen = rng.choice(stage.instances)
     frozen.freeze()
@@ -24,7 +24,7 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
         await asyncio.sleep(seconds)
     finally:
         frozen.thaw()
-    stage.tell(f"{frozen.name} was frozen for {seconds:.0f} s")
+    stage.tell(f"{frozen.name} was frozen for {seconds:g} s")
     await stage.until_well()
     await asyncio.sleep(scale.of(2.0, short=0.3))
     stage.redis.freeze()
