@@ -17,6 +17,7 @@ from faults.receiving import check_receiver, check_told_to_all
 from faults.verdict import Kind, Verdict, Violation
 from faults.windows import Windows, find_windows
 
+_FAILURES = (500, 501, 505)
 REVOKED_SECONDS = 1.0
 """The contract: within a second of the answer, every transport obeys."""
 
@@ -38,6 +39,7 @@ def check(history: History, *, slack: float = 0.25) -> Verdict:
     violations += _check_cursors(facts)
     violations += _check_revocations(facts, slack)
     violations += check_readings(facts, windows)
+    violations += _check_refusals(facts)
     violations += [
         Violation(Kind.RESYNC, f"{each.receiver} was told to begin anew ({each.reason})")
         for each in history.resyncs
@@ -165,6 +167,15 @@ def _check_revocations(facts: Facts, slack: float) -> Iterator[Violation]:
                 and receipt.type != "session.revoked"
             ):
                 yield Violation(Kind.LEAKED, f"{name} was given {receipt.type} after its sign-in had ended")
+
+
+def _check_refusals(facts: Facts) -> Iterator[Violation]:
+    """Whatever is wrong with the server's parts, a sender is told to try again, or what is wrong with the message."""
+    for send in facts.sends.values():
+        for refusal in send.refused:
+            if refusal.what in _FAILURES:
+                words = f"{refusal.what} by {refusal.transport} from {refusal.instance}"
+                yield Violation(Kind.FAILED, f"{_of(facts.sends, send.client_id)} was answered {words}")
 
 
 def _of(sends: Mapping[str, Send], client_id: str) -> str:

@@ -21,6 +21,8 @@ class Kind(StrEnum):
     """Given, readable or writable for who may not."""
     RESYNC = "resync"
     """Told to begin anew where nothing was missing."""
+    FAILED = "failed"
+    """Answered with an error that says nothing of when to try again, by a server that should never give one."""
     VOID = "void"
     """Nothing happened, so nothing is proved."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
-from faults.history import Connection, History, Reading, Receipt, Resync, Send, Stored
+from faults.history import Connection, History, Reading, Receipt, Refusal, Resync, Send, Stored
 from faults.verdict import Kind
 from tests.support.fault_histories import END, EVICTED, MOVING, STAYING
 
@@ -285,6 +285,12 @@ def one_who_is_no_member_writes(rng: random.Random, history: History) -> History
     return replace(history, sends=(*history.sends, send), stored=both)
 
 
+def a_send_fails_in_the_server(rng: random.Random, history: History) -> History | None:
+    send = rng.choice(history.sends)
+    failed = replace(send, refused=(Refusal(send.began, "ws", "west", 500),))
+    return replace(history, sends=tuple(failed if each is send else each for each in history.sends))
+
+
 def one_is_told_to_begin_anew(rng: random.Random, history: History) -> History | None:
     return replace(history, resyncs=(Resync("ada", 9.0, 0, "cursor_expired"),))
 
@@ -311,5 +317,6 @@ PLANTS: Sequence[tuple[Plant, Kind]] = (
     (one_who_left_may_read, Kind.LEAKED),
     (one_reads_from_before_joining, Kind.LEAKED),
     (one_who_is_no_member_writes, Kind.LEAKED),
+    (a_send_fails_in_the_server, Kind.FAILED),
     (one_is_told_to_begin_anew, Kind.RESYNC),
 )
