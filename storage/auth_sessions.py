@@ -104,11 +104,11 @@ WHERE s.ctid = l.place
 """
 
 PURGE = """
-DELETE FROM auth_sessions WHERE (tenant_id, id) IN (
-    SELECT tenant_id, id FROM auth_sessions
+DELETE FROM auth_sessions WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM auth_sessions
     WHERE least(expires_at, revoked_at) < now() - make_interval(secs => $1)
     ORDER BY least(expires_at, revoked_at) LIMIT $2 FOR UPDATE SKIP LOCKED
-)
+))
 """
 
 

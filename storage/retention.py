@@ -20,7 +20,7 @@ STOP_LEADING = "SELECT pg_advisory_unlock($1)"
 
 MARK = """
 INSERT INTO log_marks (log, at, position) SELECT log, now(), position FROM log_heads h
-WHERE log = $1 AND NOT EXISTS (SELECT 1 FROM log_marks m WHERE m.log = h.log AND m.position >= h.position)
+WHERE log = $1 AND position > coalesce((SELECT position FROM log_marks WHERE log = $1 ORDER BY at DESC LIMIT 1), -1)
 """
 
 # Positions up to the newest mark that is older than the retention time are past it.
@@ -30,7 +30,8 @@ FROM (SELECT max(position) AS position FROM log_marks WHERE log = $1 AND at < no
 WHERE h.log = $1 AND m.position > h.floor RETURNING h.floor
 """
 FORGET_MARKS = """
-DELETE FROM log_marks m USING log_heads h WHERE m.log = $1 AND h.log = $1 AND m.position < h.floor
+DELETE FROM log_marks m USING log_heads h
+WHERE m.log = $1 AND h.log = $1 AND m.at < now() - $2::interval AND m.position < h.floor
 """
 # A bounded number by the index on closes: a backlog must not outlast the time limit and keep the rest from being done.
 FORGET_WINDOWS = """
@@ -89,7 +90,7 @@ async def raise_floor(connection: Connection, keep: timedelta) -> None:
     """Moves the floor up to what is older than ``keep``, and forgets what only older events needed."""
     floor = await connection.fetchval(RAISE_FLOOR, LOG, keep)
     if floor is not None:
-        await connection.execute(FORGET_MARKS, LOG)
+        await connection.execute(FORGET_MARKS, LOG, keep)
         await connection.execute(FORGET_WINDOWS, floor, WINDOWS_AT_ONCE)
 
 
