@@ -72,8 +72,8 @@ class SignIn:
         self.access: str = pair["access_token"]
         self._refresh: str = pair["refresh_token"]
         life = float(pair["expires_in"])
-        self.expires = began + life
-        """No later than the token does."""
+        self.expired_by = time.monotonic() + life
+        """By then the token's time is over for sure."""
         self.due = began + 0.8 * life
         """When another one should be asked for."""
 

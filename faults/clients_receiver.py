@@ -77,7 +77,7 @@ class Device:
         self.on_event: Callable[[Device, Frame], None] | None = None
         self._world = world
         self._rng = rng
-        self._receive_buffer = receive_buffer
+        self.receive_buffer = receive_buffer
         self._number: int | None = None
         self._refused = ""
 
@@ -141,7 +141,7 @@ class Device:
             return End(f"no token: {error}")
         make = _WIRES[self.transport]
         wire = self.wire = make(self, self._world.reader, self.entrance, token, self.cursor)
-        await wire.connect(self._receive_buffer)
+        await wire.connect(self.receive_buffer)
         if isinstance(wire, SocketWire):
             await keep_fresh(wire, self.sign_in, self.complain)
         return await wire.ended

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from faults.clients_events import FrameReader, Json
 from faults.clients_http import Answer, Entrance, Rest
-from faults.clients_people import SignIn, register
+from faults.clients_people import Account, SignIn, register
 from faults.clients_receiver import STREAMS, Device, Place, Policy, World
 from faults.clients_record import Record
 from faults.clients_sender import Sender
@@ -222,6 +222,12 @@ class Traffic:
         self.record.readings.append(reading)
         return reading
 
+    async def sign_in(self, name: str, password: str) -> SignIn:
+        """Signs in an account that is there already."""
+        return await SignIn.by_password(
+            Account("", name, password), self.rest, self.people.entrance, self.rng
+        )
+
     async def revoke(self, sign_ins: Sequence[SignIn], reason: str, end: Awaitable[Answer]) -> Answer:
         """Ends sign-ins by what `end` asks; from now on nothing is owed to their devices, which go on knocking."""
         for sign_in in sign_ins:
@@ -406,7 +412,7 @@ class Traffic:
             self._stored[name] = [message for messages in stored for message in messages]
 
     async def _read(self, entrance: Entrance, conversation: str) -> list[Stored]:
-        names = {s.account.id: s.account.name for s in (*self.people.senders, *self.people.receivers)}
+        names = {sender.sign_in.account.id: name for name, sender in self.senders.items()}
         owner = self.owners[conversation]
         token = await owner.token()
         stored: list[Stored] = []

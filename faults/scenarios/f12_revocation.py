@@ -1,0 +1,153 @@
+"""F12: sign-ins end while messages flow: by logout, deletion from another device, suspension, the token's expiry.
+
+Each has a WebSocket, an event stream and a row of polls open, on whichever instance the balancer chose, and the request
+that ends it goes to either. All must be closed within a second of the answer, nothing may be delivered after it, and
+the dead token, with which the devices go on knocking, opens nothing. Then all of it once more without Redis, as
+revocations travel in the log. Other sign-ins of the same accounts go on and miss nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from faults.clients_http import Answer, Entrance
+from faults.clients_people import SignIn, register
+from faults.clients_receiver import STREAMS, Device
+from faults.history import Revoked
+from faults.scale import Scale
+from faults.stage import Broken, Stage, whole
+from faults.traffic import Traffic
+
+WAYS = ("logout", "deletion", "suspension", "expiry")
+LIFE_SECONDS = 12
+"""Of the tokens that are to expire: enough to connect with them on a busy machine."""
+KNOCKING_SECONDS = 3.0
+PASSWORD = "the faults harness's own"  # noqa: S105  (of a database that lives for minutes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Victim:
+    """An account with a sign-in that is to end, and one beside it that ends only with the account."""
+
+    way: str
+    ending: SignIn
+    other: SignIn
+    devices: Sequence[Device]
+
+    @property
+    def sign_ins(self) -> list[SignIn]:
+        return [self.ending, self.other] if self.way == "suspension" else [self.ending]
+
+
+async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) -> None:
+    """Two rounds, the second without Redis."""
+    admin = await _admin(stage, traffic, rng)
+    elsewhere = await _round(stage, traffic, rng, scale, admin)
+    await whole(stage.redis.kill)
+    try:
+        elsewhere += await _round(stage, traffic, rng, scale, admin)
+    finally:
+        await whole(stage.redis.start)
+    ends = [end for revoked in traffic.record.revocations for end in _ends(traffic, revoked)]
+    stage.tell(
+        f"{len(traffic.record.revocations)} sign-ins ended with {len(ends)} connections, {elsewhere} of them at the "
+        f"other instance; the last was closed {max(ends, default=0.0):.2f} s after the answer"
+    )
+    if len(ends) < len(traffic.record.revocations) or not elsewhere:
+        raise Broken("too few connections were open at both instances: this proves nothing")
+
+
+async def _round(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale, admin: SignIn) -> int:
+    """New victims are in the middle of it all when their sign-ins end, all at about the same time.
+
+    How many connections were at another instance than the one that was asked.
+    """
+    # Starting an instance that makes tokens of a short life takes longer than a short run may.
+    ways = WAYS if scale.full else WAYS[:-1]
+    victims = await _victims(stage, traffic, rng, [way for way in ways for _ in range(scale.of(5, short=1))])
+    senders = traffic.people.senders
+    members = [victim.ending for victim in victims]
+    await traffic.open_group(senders[0], [*senders[1:], *members])
+    await traffic.until_ready()
+    await asyncio.sleep(scale.of(2.0, short=0.5))
+    async with asyncio.TaskGroup() as tasks:
+        ending = [
+            tasks.create_task(_end(traffic, victim, admin, random.Random(rng.random()))) for victim in victims
+        ]
+    await asyncio.sleep(scale.of(KNOCKING_SECONDS, short=1.5))
+    return sum(task.result() for task in ending)
+
+
+async def _victims(stage: Stage, traffic: Traffic, rng: random.Random, ways: Sequence[str]) -> list[_Victim]:
+    rest, entrance = traffic.rest, traffic.people.entrance
+    names = [f"v{rng.getrandbits(32):08x}.{n}" for n in range(len(ways))]
+    signed_up = await register(rest, entrance, rng, names)
+    minter = stage.instances[0].beside("minter", PARLEY_ACCESS_TOKEN_SECONDS=str(LIFE_SECONDS))
+    if "expiry" in ways:
+        await minter.start()
+    try:
+        victims = []
+        for way, first in zip(ways, signed_up, strict=True):
+            at = Entrance.to(minter.url, "minter") if way == "expiry" else entrance
+            second = await SignIn.by_password(first.account, rest, at, rng, number=2)
+            if way == "expiry":
+                second.over = True  # it is not refreshed
+            devices = [
+                traffic.device(f"{second.name}/{transport}", second, transport=transport)
+                for transport in STREAMS
+            ]
+            traffic.device(f"{first.name}/other", first)
+            victims.append(_Victim(way, second, first, devices))
+    finally:
+        if minter.is_running:
+            await minter.kill()
+    return victims
+
+
+async def _end(traffic: Traffic, victim: _Victim, admin: SignIn, rng: random.Random) -> int:
+    """Ends it; how many of its connections were at another instance than the one that was asked to."""
+    await asyncio.sleep(rng.uniform(0.0, 1.0))
+    at = [device.wire.instance for device in victim.devices if device.wire is not None]
+    if victim.way == "expiry":
+        await asyncio.sleep(victim.ending.expired_by - time.monotonic())
+        for device in victim.devices:
+            device.goes()
+        traffic.record.revocations.append(
+            Revoked(frozenset({victim.ending.name}), victim.ending.expired_by, victim.way)
+        )
+        return 0
+    answer = await traffic.revoke(victim.sign_ins, victim.way, _ask(traffic, victim, admin))
+    return sum(instance != answer.instance for instance in at)
+
+
+async def _ask(traffic: Traffic, victim: _Victim, admin: SignIn) -> Answer:
+    """Asks once more where the first answer was lost: then it is over already."""
+    over = (204, 401, 404)
+    if victim.way == "logout":
+        return await traffic.ask(victim.ending, "POST", "/auth/logout", fine=over)
+    if victim.way == "suspension":
+        return await traffic.ask(admin, "POST", f"/admin/users/{victim.other.account.name}/suspend")
+    sessions = await traffic.ask(victim.other, "GET", "/auth/sessions")
+    doomed = next(each["id"] for each in sessions.json["items"] if not each["current"])
+    return await traffic.ask(victim.other, "DELETE", f"/auth/sessions/{doomed}", fine=over)
+
+
+async def _admin(stage: Stage, traffic: Traffic, rng: random.Random) -> SignIn:
+    name = f"admin{rng.getrandbits(32):08x}"
+    await stage.instances[0].command(
+        "create-admin", "--username", name, "--email", f"{name}@faults.example", "--password", PASSWORD
+    )
+    return await traffic.sign_in(name, PASSWORD)
+
+
+def _ends(traffic: Traffic, revoked: Revoked) -> list[float]:
+    """How long after the answer each connection of these sign-ins was closed that was open then."""
+    return [
+        connection.closed_at - revoked.acked_at
+        for connection in traffic.record.connections
+        if connection.sign_in in revoked.sign_ins and connection.closed_at is not None
+    ]
