@@ -42,7 +42,6 @@ from storage.idempotency import Leases
 logger = structlog.get_logger(__name__)
 
 DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
-WARM_EVENTS = 20_000  # read into memory at start, so that who comes back after a deploy is served from there
 
 
 async def create_app(settings: Settings, *, database_url: str, redis_url: str) -> web.Application:
@@ -173,7 +172,8 @@ def _lifetime(
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         async with stack:
-            await parts.reader.start(min(WARM_EVENTS, parts.settings.ring_events))
+            # Who comes back after a deploy is served from memory, too.
+            await parts.reader.start(parts.settings.ring_events)
             parts.hub.start()
             loops = aiojobs.Scheduler(limit=None, close_timeout=5.0)
             retention = Retention(parts.database, keep_hours=parts.settings.log_retention_hours)
