@@ -54,7 +54,7 @@ class HubLimits:
     dispatch: int = 1000  # events a step
     flush: int = 500  # sessions a step
     flush_at_once: int = 2000  # most sessions a batch of one topic is written to in one step
-    idle_views: int = 5000
+    idle_views: int = 20_000  # all who can have been here: they come back together
     idle_seconds: float = 60.0
 
 

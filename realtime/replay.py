@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Literal, Protocol
 
 from realtime.events import Event
 from realtime.log import LogReader, LogSource
 from realtime.places import NotFresh
 from realtime.views import UserView, window
+
+_position = attrgetter("position")
 
 
 class ReplayMetrics(Protocol):
@@ -34,7 +37,7 @@ class Replay:
         events: list[Event] = []
         for topic, start, end in view.spans(after, upto):
             events.extend(ring.topic(topic, start, end, limit))
-        events.sort(key=lambda e: e.position)
+        events.sort(key=_position)
         reached = upto
         if len(events) >= limit:
             events = events[:limit]
@@ -64,4 +67,4 @@ class Replay:
 
 def _shown(events: list[Event], view: UserView) -> list[Event]:
     """Without those about a message from before the user's view of it."""
-    return [event for event in events if view.shows(event)]
+    return [event for event in events if event.control.about is None or view.shows(event)]

@@ -329,10 +329,11 @@ class Session:
     # Catching up.
 
     def start(self) -> None:
-        """Goes live, at once where memory holds all that is missing and it is little."""
-        self.flush()
-        if self._behind() and not self._step_from_memory():
-            self._begin_to_catch_up()
+        """Goes live, at once where memory holds all that is missing and it is little: greeting and all in one write."""
+        if not (self._behind() and self._step_from_memory()):
+            self.flush()
+            if self._behind():
+                self._begin_to_catch_up()
 
     def _fall_behind(self, written: int | None = None) -> None:
         """Turns from being pushed to, to reading the log: drops the queue, not the place.
@@ -372,8 +373,11 @@ class Session:
             if size > self._hub.queue_bytes and n < len(events):
                 events, reached = events[:n], event.position
                 break
+        data = self._unplaced(True) if self._control else b""
         if events:
-            self.transport.write(encode_events(events, self.transport.wire))
+            data += encode_events(events, self.transport.wire)
+        if data:
+            self.transport.write(data)
         self._position = reached
 
     def _go_live(self) -> bool:
