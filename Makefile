@@ -33,7 +33,7 @@ test: $(STAMP)  ## the whole suite, on its own PostgreSQL and Redis
 	$(BIN)/python -m pytest -n 3 $(ARGS)
 
 fuzz: $(STAMP)  ## the bad input of the suite, much more of it, and other input each time (EXAMPLES=300)
-	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest tests/property/test_api_bad_input.py $(ARGS)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest tests/property -k "bad_" $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/ruff check .
