@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
+from faults.proxy import LOOK_SECONDS
 from faults.scale import Scale
-from faults.stage import Stage
+from faults.stage import Broken, Stage
 from faults.traffic import Traffic
 
 
@@ -29,8 +31,20 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
     await asyncio.sleep(scale.of(2.0, short=0.3))
     stage.redis.freeze()
     try:
-        await asyncio.sleep(scale.of(10.0, short=1.0))
+        unready = await _never_ready(stage, scale.of(10.0, short=1.0))
     finally:
         stage.redis.thaw()
     stage.tell("Redis was frozen")
-    await stage.until_well()
+    if unready:
+        raise Broken(f"while Redis was frozen, {' and '.join(unready)} said not to be ready")
+
+
+async def _never_ready(stage: Stage, seconds: float) -> set[str]:
+    """Waits; which instances the balancer took for dead all the while, after a second to get used to it."""
+    never = set(stage.proxy.backends)
+    await asyncio.sleep(1.0)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        never -= {name for name, backend in stage.proxy.backends.items() if backend.ready}
+        await asyncio.sleep(LOOK_SECONDS)
+    return never

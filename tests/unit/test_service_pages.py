@@ -55,6 +55,13 @@ async def test_a_part_that_can_be_done_without_makes_it_degraded() -> None:
     assert (await report(database=check(Part("degraded")))).status == "degraded"
 
 
+async def test_a_frozen_part_that_can_be_done_without_is_not_waited_for_as_long_as_a_balancer_waits() -> None:
+    checks = {"database": check(OK), "redis": Check(never(), vital=False)}
+    made = await Readiness(checks, draining=lambda: False).report()
+    assert made.status == "degraded"
+    assert made.parts["redis"].detail == "no answer within 0.5 s"
+
+
 async def test_a_vital_part_that_is_down_takes_the_instance_down() -> None:
     made = await report(database=check(Part("down")), redis=check(OK, vital=False))
     assert made.status == "down"
