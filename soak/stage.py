@@ -20,6 +20,7 @@ SETTINGS = {
     "PARLEY_LOG_RETENTION_HOURS": str(RETENTION_SECONDS / 3600),
     "PARLEY_RING_EVENTS": str(RING_EVENTS),  # full within the warm-up, so that it is not taken for a leak
     "PARLEY_RING_BYTES": "8MiB",
+    "PARLEY_DATABASE_POOL_SIZE": "4",  # so that every connection soon has every statement prepared
     "PARLEY_SESSION_QUEUE_EVENTS": "32",
     "PARLEY_SESSION_QUEUE_BYTES": "16KiB",
     "PARLEY_LOG_LEVEL": "warning",
