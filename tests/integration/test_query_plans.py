@@ -130,7 +130,7 @@ async def test_every_table_that_grows_is_large_here(connection: Connection) -> N
 
 
 async def test_no_statement_reads_all_of_a_table_that_grows(connection: Connection) -> None:
-    found = {}
+    found: dict[str, list[str]] = {}
     for name, values in examples(await Sample.taken(connection)).items():
         for mode in MODES:
             if wrong := await faults(connection, statements()[name], values, mode):
