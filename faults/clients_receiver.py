@@ -13,8 +13,9 @@ from typing import get_args
 from faults.clients_events import Frame, FrameReader
 from faults.clients_http import ANSWER_SECONDS, Cut, Entrance, WrongAnswer, backoff
 from faults.clients_people import SignIn
+from faults.clients_polls import PollWire
 from faults.clients_record import Record
-from faults.clients_streams import End, PollWire, SocketWire, StreamWire, Wire
+from faults.clients_streams import End, SocketWire, StreamWire, Wire
 from faults.history import Receiver, Resync, Transport
 
 STREAMS: tuple[Transport, ...] = tuple(t for t in get_args(Transport) if t != "rest")

@@ -20,19 +20,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from faults.clients_events import FrameReader, Json
+from faults.clients_events import FrameReader
 from faults.clients_http import Answer, Entrance, Rest
 from faults.clients_people import Account, SignIn, register
 from faults.clients_receiver import STREAMS, Device, Place, Policy, World
 from faults.clients_record import Record
+from faults.clients_rooms import PAGE, Rooms
 from faults.clients_sender import Sender
-from faults.history import CaughtUp, Change, History, Membership, Reading, Revoked, Step, Stored, Transport
+from faults.history import CaughtUp, History, Revoked, Step, Stored, Transport
 
 WATCH_SECONDS = 0.25
 GROUP_RECEIVERS = 20
 GROUP_SENDERS = 5
-EVERYONE_WEIGHT, GROUP_WEIGHT, DIRECT_WEIGHT = 0.2, 0.4, 0.4
-PAGE = 100
+EVERYONE_SHARE = 0.2
+"""Of the messages, sent in the group of all."""
 START_SECONDS = 60.0
 
 
@@ -90,36 +91,24 @@ async def empty(people: People, rng: random.Random) -> AsyncIterator[Traffic]:
             await made.close()
 
 
-class Traffic:
+class Traffic(Rooms):
     """Everyone who takes part in one fault, and what they noted down."""
 
     def __init__(self, people: People, record: Record, world: World, rng: random.Random) -> None:
+        super().__init__(people.entrance, people.rest, record, rng)
         self.people = people
-        self.record = record
         self.world = world
-        self.rng = rng
         self.spawn: Callable[..., asyncio.Task[None]]
         self.senders: dict[str, Sender] = {}
         self.devices: list[Device] = []
-        self.owners: dict[str, SignIn] = {}
-        """By conversation, who made it, and stays in it."""
-        self.places: dict[str, list[str]] = {}
-        """By sender's name, where they send: one of these each time, all alike; see `everyone`."""
         self.everyone = ""
         """The group of all, in which a fifth of the messages is sent."""
         self.stopped_at = 0.0
         """When the senders were told to stop."""
-        self._whole: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._caught_up: list[CaughtUp] = []
         self._stored: dict[str, list[Stored]] = {}
         self._ended = float("inf")
-        self._joined_at: dict[tuple[str, str], int] = {}
-
-    @property
-    def rest(self) -> Rest:
-        """Requests outside of what clients do by themselves."""
-        return self.people.rest
 
     @property
     def complaints(self) -> Sequence[str]:
@@ -145,88 +134,11 @@ class Traffic:
             for n, sender in enumerate(senders):
                 tasks.create_task(self.open_direct(sender, receivers[n % len(receivers)]))
 
-    async def open_group(
-        self, owner: SignIn, members: Sequence[SignIn], history: str = "joined", *, places: bool = True
-    ) -> str:
-        """A new group; its id. Senders among its members send there, if `places`."""
-        body: Json = {
-            "kind": "group",
-            "title": "faults",
-            "history": history,
-            "members": [member.account.name for member in members],
-        }
-        made = await self._opened(owner, members, body, places=places)
-        if history == "all":
-            self._whole.add(made)
-        return made
-
-    async def open_direct(self, one: SignIn, other: SignIn) -> str:
-        """The conversation of two, new or not; its id."""
-        body: Json = {"kind": "direct", "members": [other.account.name]}
-        return await self._opened(one, [other], body, places=True)
-
-    async def _opened(self, owner: SignIn, members: Sequence[SignIn], body: Json, *, places: bool) -> str:
-        began = time.monotonic()
-        key = {"Idempotency-Key": f"{self.rng.getrandbits(64):x}"}
-        answer = await self.ask(owner, "POST", "/conversations", body, headers=key)
-        conversation: str = answer.json["id"]
-        joined = Change(Step.JOINED, began, time.monotonic())
-        self.owners[conversation] = owner
-        for member in (owner, *members):
-            name = member.account.name
-            self.record.memberships[name, conversation] = Membership(name, conversation, (joined,))
-            if places:
-                self.sends_in(member, conversation)
-        return conversation
-
-    def sends_in(self, sender: SignIn, conversation: str) -> None:
-        """From now on it is one of the places where this sender sends, member or not."""
-        self.places.setdefault(sender.account.name, []).append(conversation)
-
-    async def add(self, by: SignIn, conversation: str, who: SignIn) -> Answer:
-        """Takes somebody in. A first try that comes in late finds itself answered: it adds nobody a second time."""
-        began = time.monotonic()
-        path, body = f"/conversations/{conversation}/members", {"members": [who.account.name]}
-        key = {"Idempotency-Key": f"{self.rng.getrandbits(64):x}"}
-        try:
-            answer = await self.ask(by, "POST", path, body, headers=key)
-        except BaseException:
-            self._changed(who, conversation, Change(Step.JOINED, began, None))
-            raise
-        self._changed(who, conversation, Change(Step.JOINED, began, time.monotonic()))
-        self._joined_at[who.account.name, conversation] = answer.json["last_seq"]
-        return answer
-
-    async def remove(self, by: SignIn, conversation: str, who: SignIn) -> Answer:
-        """Takes somebody out, or leaves. A repeat of what was done already is answered 404, which settles it too."""
-        began = time.monotonic()
-        path = f"/conversations/{conversation}/members/{who.account.name}"
-        try:
-            answer = await self.ask(by, "DELETE", path, fine=(204, 404))
-        except BaseException:
-            self._changed(who, conversation, Change(Step.LEFT, began, None))
-            raise
-        self._changed(who, conversation, Change(Step.LEFT, began, time.monotonic()))
-        return answer
-
-    async def read(self, by: SignIn, conversation: str, after: int, limit: int = PAGE) -> Reading:
-        """Reads a page by REST, once, as somebody who may or may not do so. Raises Cut."""
-        token, began = await by.token(), time.monotonic()
-        path = f"/conversations/{conversation}/messages?after_seq={after}&limit={limit}"
-        answer = await self.rest.call(self.people.entrance, "GET", path, token)
-        seqs = tuple(item["seq"] for item in answer.json["items"]) if answer.status == 200 else ()
-        user, ended = by.account.name, time.monotonic()
-        reading = Reading(
-            user, conversation, answer.instance, began, ended, answer.status, seqs, after, limit
-        )
-        self.record.readings.append(reading)
-        return reading
+    # Sign-ins.
 
     async def sign_in(self, name: str, password: str) -> SignIn:
         """Signs in an account that is there already."""
-        return await SignIn.by_password(
-            Account("", name, password), self.rest, self.people.entrance, self.rng
-        )
+        return await SignIn.by_password(Account("", name, password), self.rest, self.entrance, self.rng)
 
     async def revoke(self, sign_ins: Sequence[SignIn], reason: str, end: Awaitable[Answer]) -> Answer:
         """Ends sign-ins by what `end` asks; from now on nothing is owed to their devices, which go on knocking."""
@@ -239,28 +151,6 @@ class Traffic:
         names = frozenset(sign_in.name for sign_in in sign_ins)
         self.record.revocations.append(Revoked(names, time.monotonic(), reason))
         return answer
-
-    def _changed(self, who: SignIn, conversation: str, change: Change) -> None:
-        key = who.account.name, conversation
-        before = self.record.memberships.get(key)
-        changes = (*before.changes, change) if before is not None else (change,)
-        self.record.memberships[key] = Membership(*key, changes)
-
-    async def ask(
-        self,
-        by: SignIn,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        *,
-        fine: Sequence[int] = (200, 201, 204),
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        """A request of one of the people, until it is answered. Raises WrongAnswer, Cut."""
-        token = await by.token()
-        return await self.rest.settle(
-            self.people.entrance, self.rng, method, path, lambda: token, body, fine=fine, headers=headers
-        )
 
     # Clients.
 
@@ -326,7 +216,7 @@ class Traffic:
         """Little in the group of all, so that there is both much fan-out and little."""
         places = self.places.get(name, [])
         others = [place for place in places if place != self.everyone]
-        if self.everyone in places and (not others or rng.random() < EVERYONE_WEIGHT):
+        if self.everyone in places and (not others or rng.random() < EVERYONE_SHARE):
             return self.everyone
         return rng.choice(others) if others else None
 
@@ -378,7 +268,7 @@ class Traffic:
             if membership is None or membership.changes[-1].step is not Step.JOINED:
                 continue
             if (
-                seq > self._joined_at.get((user, conversation), 0)
+                seq > self.joined_at.get((user, conversation), 0)
                 and self.record.head_began[conversation] > began
             ):
                 owed[conversation] = seq
@@ -400,6 +290,7 @@ class Traffic:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
+        self.rest.close()
 
     # What there is in the end.
 
@@ -410,6 +301,7 @@ class Traffic:
                 *(self._read(entrance, conversation) for conversation in self.owners)
             )
             self._stored[name] = [message for messages in stored for message in messages]
+        self.rest.close()
 
     async def _read(self, entrance: Entrance, conversation: str) -> list[Stored]:
         names = {sender.sign_in.account.id: name for name, sender in self.senders.items()}
@@ -449,6 +341,6 @@ class Traffic:
             revocations=record.revocations,
             readings=record.readings,
             caught_up=self._caught_up,
-            readable_from_the_start=frozenset(self._whole),
+            readable_from_the_start=frozenset(self.whole),
             ended=self._ended,
         )
