@@ -131,20 +131,26 @@ def presented_cursor(request: web.Request, query: StreamQuery) -> str | None:
     return request.headers.get("Last-Event-ID") or query.cursor or None
 
 
-async def begin(realtime: Realtime, identity: Identity, presented: str | None) -> tuple[UserView, Place]:
+async def begin(
+    realtime: Realtime, identity: Identity, presented: str | None, found: Place | None = None
+) -> tuple[UserView, Place]:
     """The user's view and the place their session starts at, to be used without waiting in between.
 
-    A cursor that is presented says that everything up to it has arrived. Raises Unavailable while the log is away.
+    ``found``: the place an earlier call gave for the same cursor. A cursor that is presented says that everything up to
+    it has arrived: that is noted where no session of the user here has said so before. Raises Unavailable while the log
+    is away.
     """
     try:
         while True:
-            place = await realtime.hub.places.find(presented)
+            place = found or await realtime.hub.places.find(presented)
             view = await realtime.hub.view(identity.tenant, identity.user)
             if realtime.hub.places.holds(place):
                 break
+            found = None
     except NotFresh as error:
         raise _unreadable() from error
-    if presented is not None and place.resync is None:
+    if presented is not None and place.resync is None and place.position > view.delivered:
+        view.delivered = place.position
         realtime.marks.mark(identity.tenant, identity.user, place.position)
     return view, place
 

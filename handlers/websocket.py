@@ -19,6 +19,7 @@ from handlers.schemas.common import NoBody
 from realtime.closing import BINARY, PROTOCOL_ABUSE, TOO_MANY, Closing, draining
 from realtime.codec import Wire, ws_close_frame
 from realtime.events import Group
+from realtime.places import Place
 
 SUBPROTOCOL = "parley.v1"
 MAX_FRAME = 64 * 1024
@@ -74,6 +75,7 @@ class Opening:
 
     identity: Identity
     presented: str | None
+    place: Place
     groups: frozenset[Group] | None
 
 
@@ -125,7 +127,7 @@ class SessionSocket(web.WebSocketResponse[bool]):
         """Opens the session and greets. None where it is closed again at once."""
         realtime, identity = app[keys.REALTIME], opening.identity
         try:
-            view, place = await begin(realtime, identity, opening.presented)
+            view, place = await begin(realtime, identity, opening.presented, opening.place)
             check_room(realtime, view)
         except TooManyConnections:
             await self.close(code=TOO_MANY.code, message=TOO_MANY.reason.encode())
@@ -186,9 +188,9 @@ async def get_websocket(call: Call[NoBody, StreamQuery]) -> web.StreamResponse:
     """Upgrades. Whatever can be wrong with the request is said before that."""
     request, identity = call.request, call.identity
     check_subprotocol(request)
-    opening = Opening(identity, call.query.cursor or None, parse_topics(call.query.topics))
-    await begin(request.app[keys.REALTIME], identity, opening.presented)
-    ws = SessionSocket(opening)
+    presented, groups = call.query.cursor or None, parse_topics(call.query.topics)
+    _, place = await begin(request.app[keys.REALTIME], identity, presented)
+    ws = SessionSocket(Opening(identity, presented, place, groups))
     await ws.upgrade(request)
     return ws
 

@@ -73,7 +73,7 @@ class UserView:
     Exact as of the hub's position: the hub moves it with every event that opens or closes a topic for the user.
     """
 
-    __slots__ = ("closed", "idle_since", "open", "sessions", "tenant", "user")
+    __slots__ = ("closed", "delivered", "idle_since", "open", "sessions", "tenant", "user")
 
     def __init__(self, tenant: TenantId, loaded: View) -> None:
         self.tenant = tenant
@@ -84,6 +84,8 @@ class UserView:
         )
         self.sessions: list[Follower] = []
         self.idle_since = 0.0
+        self.delivered = 0
+        """How far the user's clients have said, by the cursors they came back with, that everything has arrived."""
 
     def apply_join(self, event: Event) -> bool:
         """Opens the event's topic at the event. False where it was open already."""
