@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 
+from bench.clients import Account, rest
 from bench.load import in_own_process
 from bench.parley_stage import SETTINGS, database_of
 from bench.processes import Server, empty_directory, instance
@@ -35,6 +36,7 @@ def storms(report: Report) -> None:
             crowd = asyncio.run(
                 seed_crowd(url, server.data_dir, users, _CONVERSATIONS_EACH, group_size=_GROUP)
             )
+            asyncio.run(_begin_the_log(server.port, crowd))
             load = _load(server, crowd)
             cursors = in_own_process(run_missing, load)
             _tell(report, "where they were", *_storm(server, Return(load, cursors)))
@@ -43,6 +45,13 @@ def storms(report: Report) -> None:
             _, helpers = database_of(server)
             load = replace(load, port=server.port, pids=server.pids, helpers=helpers)
             _tell(report, "at an instance just started", *_storm(server, Return(load, cursors)))
+
+
+async def _begin_the_log(port: int, crowd: SeededCrowd) -> None:
+    """So that cursors are behind something, and who comes back with one says that it arrived."""
+    one, other = (Account(f"held{user:06d}", crowd.tokens[user]) for user in (0, 1))
+    async with rest(port) as api:
+        await api.direct(one, other)
 
 
 def _load(server: Server, crowd: SeededCrowd) -> StormSpec:
