@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import structlog
 
 from domain.errors import Unavailable
 from domain.ids import TenantId, UserId
+from domain.waiting import within
 
 logger = structlog.get_logger(__name__)
 
@@ -29,8 +31,13 @@ class Receipts(Protocol):
 
 
 class DeliveryMarks:
-    """Collects marks and stores them together: one write in flight, what arrives meanwhile is the next."""
+    """Collects marks and stores them together: one write in flight, what arrives meanwhile is the next.
 
+    Writes that nobody waits for are a little apart, so that ten thousand cursors that come back one by one cost a few
+    statements, not one each.
+    """
+
+    APART = 0.25  # seconds
     SWEEP = 0.25  # seconds between two looks for receipts that are owed
 
     def __init__(self, receipts: Receipts) -> None:
@@ -38,6 +45,7 @@ class DeliveryMarks:
         self._waiting: dict[Reader, int] = {}
         self._stored: asyncio.Future[None] | None = None
         self._arrived = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def mark(self, tenant: TenantId, user: UserId, position: int) -> None:
         """Notes it, to be stored soon."""
@@ -53,6 +61,7 @@ class DeliveryMarks:
         self.mark(tenant, user, position)
         if self._stored is None:
             self._stored = asyncio.get_running_loop().create_future()
+        self._hurry.set()
         await asyncio.shield(self._stored)
 
     async def run(self) -> None:
@@ -65,6 +74,7 @@ class DeliveryMarks:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
+            self._hurry.clear()
             marks, self._waiting = self._waiting, {}
             stored, self._stored = self._stored, None
             try:
@@ -75,6 +85,8 @@ class DeliveryMarks:
             else:
                 if stored is not None and not stored.done():
                     stored.set_result(None)
+                with contextlib.suppress(TimeoutError):
+                    await within(self.APART, self._hurry.wait())
 
     def _failed(
         self, marks: Mapping[Reader, int], stored: asyncio.Future[None] | None, error: Exception

@@ -47,6 +47,23 @@ async def test_marks_never_go_back_and_are_stored_together() -> None:
     assert store.batches == [{(DEFAULT_TENANT, ANN): 7}]
 
 
+async def test_marks_nobody_waits_for_are_stored_with_the_next_that_somebody_does() -> None:
+    store = Store()
+    marks = DeliveryMarks(store)
+    marks.APART = 60  # longer than any test
+    running = asyncio.create_task(marks.run())
+    bob, cy = UserId(new_id()), UserId(new_id())
+    await asyncio.wait_for(marks.mark_now(DEFAULT_TENANT, ANN, 1), 1)
+    marks.mark(DEFAULT_TENANT, bob, 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(store.batches) == 1
+    await asyncio.wait_for(marks.mark_now(DEFAULT_TENANT, cy, 3), 1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert store.batches[1:] == [{(DEFAULT_TENANT, bob): 2, (DEFAULT_TENANT, cy): 3}]
+
+
 async def test_what_could_not_be_stored_is_told_and_tried_again() -> None:
     store = Store(failures=1)
     marks = DeliveryMarks(store)
