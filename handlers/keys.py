@@ -18,6 +18,7 @@ from domain.ids import TenantId
 if TYPE_CHECKING:
     from handlers.commands import Command
     from handlers.endpoint import Route
+    from handlers.longpoll import Polled
     from handlers.realtime import Realtime
     from handlers.service import Documents, Readiness, Scrape
     from services.accounts import Accounts
@@ -82,6 +83,8 @@ IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity")
 """Set once the caller is known; for the access log."""
 ROUTE: web.RequestKey[Route] = web.RequestKey("route")
 """What answers, for metrics and the access log; not there where no route fits."""
+POLLED: web.RequestKey[Polled] = web.RequestKey("polled")
+"""What a poll asked for; there where it went the usual way, so that one like it may be answered by less work."""
 ANSWER_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("answer_headers")
 """Headers to put on whatever answer this request gets, a streamed one or an error included."""
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from domain.errors import Unauthenticated, Unavailable
+from domain.identity import Identity
 from domain.waiting import within
 from handlers import keys
 from handlers.endpoint import Call, Reply, Route
 from handlers.realtime import Realtime, StreamQuery, begin, check_room, parse_topics, sign_in
 from handlers.schemas.common import NoBody, QueryInt
 from realtime.codec import encode_cursor
-from realtime.events import Event
+from realtime.events import Event, Group
 from realtime.places import NotFresh, Place
 from realtime.poll import Poll
 
@@ -21,6 +23,17 @@ from realtime.poll import Poll
 class PollQuery(StreamQuery):
     wait: QueryInt = Field(25, ge=0, le=55, description="Seconds to wait where there is nothing yet.")
     limit: QueryInt = Field(100, ge=1, le=500, description="How many events at most.")
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What a poll asked for, and for whom, that was let in by its Authorization header."""
+
+    identity: Identity
+    cursor: str
+    groups: frozenset[Group] | None
+    wait: int
+    limit: int
 
 
 class PollAnswer(BaseModel):
@@ -52,7 +65,11 @@ async def get_poll(call: Call[NoBody, PollQuery]) -> Reply:
         raise Unauthenticated("the credential has expired", code="token_expired")
     if poll.ended:
         raise Unauthenticated("the session has ended", code="session_revoked")
-    return _answer(encode_cursor(poll.epoch, reached), events, more=more)
+    if call.query.cursor and "Authorization" in call.request.headers:
+        call.request[keys.POLLED] = Polled(
+            identity, call.query.cursor, groups, call.query.wait, call.query.limit
+        )
+    return Reply(200, realtime.hub.shared.answer(poll.epoch, events, reached, more))
 
 
 async def _read(
@@ -80,15 +97,6 @@ async def _read(
         if events or poll.ended or remaining <= 0:
             return events, reached, more
         await poll.wait(remaining)
-
-
-def _answer(cursor: str, events: list[Event], *, more: bool) -> Reply:
-    body = b'{"events":[%b],"cursor":"%b","more":%b}' % (
-        b",".join([e.envelope for e in events]),
-        cursor.encode(),
-        b"true" if more else b"false",
-    )
-    return Reply(200, body)
 
 
 def _resync(place: Place) -> Reply:

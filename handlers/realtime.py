@@ -161,8 +161,13 @@ def _unreadable() -> Unavailable:
 
 def check_room(realtime: Realtime, view: UserView) -> None:
     """Raises TooManyConnections where the user, or the instance, has as many as it may."""
-    if len(view.sessions) >= realtime.max_per_user or len(realtime.hub) >= realtime.max_connections:
+    if not has_room(realtime, view):
         raise TooManyConnections(retry_after=5)
+
+
+def has_room(realtime: Realtime, view: UserView) -> bool:
+    """Whether the user, and the instance, may have one more connection."""
+    return len(view.sessions) < realtime.max_per_user and len(realtime.hub) < realtime.max_connections
 
 
 def hello(realtime: Realtime, identity: Identity, cursor: str) -> dict[str, object]:

@@ -23,7 +23,7 @@ from realtime.codec import Wire
 from realtime.events import Chunk, Event, Group
 from realtime.log import LogReader, LogSource
 from realtime.places import NotFresh, Place, PlaceMetrics, Places
-from realtime.poll import Poll
+from realtime.poll import Poll, PromptPoll
 from realtime.replay import Replay, ReplayMetrics
 from realtime.session import Follower, Session, Transport
 from realtime.shared import SharedBytes
@@ -88,7 +88,7 @@ class Hub:
         self._idle: OrderedDict[UserId, UserView] = OrderedDict()
         self._topics = Subscribers()
         self._followers: dict[Follower, None] = {}
-        self._dirty: deque[Session] = deque()
+        self._dirty: deque[Session | PromptPoll] = deque()
         self._flush_scheduled = False
         self._pump_scheduled = False
         self._moved: asyncio.Future[None] | None = None
@@ -275,6 +275,11 @@ class Hub:
                 if follower.sign_in in revokes:
                     follower.revoked(event, late=late)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether everyone is being sent away."""
+        return self._leaving is not None
+
     def has_ended(self, sign_in: SessionId) -> bool:
         """Whether that sign-in was seen to end, lately."""
         return sign_in in self._ended
@@ -321,7 +326,7 @@ class Hub:
 
     # Writing.
 
-    def want_flush(self, session: Session) -> None:
+    def want_flush(self, session: Session | PromptPoll) -> None:
         """Has the session write at the end of this turn of the loop."""
         self._dirty.append(session)
         if not self._flush_scheduled:
@@ -374,6 +379,10 @@ class Hub:
             await self._reader.read_head()
         except Exception as error:
             raise NotFresh from error
+
+    def known_view(self, user: UserId) -> UserView | None:
+        """The user's view, where it is in use or was lately."""
+        return self._views.get(user)
 
     async def view(self, tenant: TenantId, user: UserId) -> UserView:
         """The user's view, exact as of :attr:`position`. Raises :class:`NotFresh`, and what loading it raises."""
@@ -452,6 +461,20 @@ class Hub:
         self._attach(poll, view)
         poll.ended = self.has_ended(sign_in)
         poll.draining = self._leaving is not None
+        return poll
+
+    def prompt_poll(
+        self,
+        view: UserView,
+        *,
+        sign_in: SessionId,
+        expires_at: float,
+        groups: frozenset[Group] | None,
+        stirred: Callable[[bool], None],
+    ) -> PromptPoll:
+        """The same for who has no task to wait in. Not where the sign-in has ended, or all are :attr:`leaving`."""
+        poll = PromptPoll(self, view, sign_in=sign_in, expires_at=expires_at, groups=groups, stirred=stirred)
+        self._attach(poll, view)
         return poll
 
     def _attach(self, follower: Session | Poll, view: UserView) -> None:

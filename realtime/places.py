@@ -47,6 +47,19 @@ class Places:
             self._metrics.resynced(place.resync)
         return place
 
+    def find_at_once(self, presented: str) -> int | None:
+        """The position of a good cursor, where nothing has to be waited for; None where :meth:`find` has to say."""
+        hub = self._hub
+        if hub.position < self._reader.offered or not hub.fresh:
+            return None
+        try:
+            cursor = hub.shared.cursor(presented)
+        except CursorInvalid:
+            return None
+        if cursor.epoch != hub.epoch or not hub.floor <= cursor.position <= hub.position:
+            return None
+        return cursor.position
+
     async def _find(self, presented: str | None) -> Place:
         hub = self._hub
         await hub.be_fresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from domain.ids import SessionId
@@ -86,12 +87,31 @@ class Poll:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    def read_at_once(self, after: int, limit: int) -> tuple[list[Event], int, bool] | None:
+        """What :meth:`read` gives, where memory holds it and one page of it is enough; else None."""
+        hub = self._hub
+        if not hub.replay.in_memory(after):
+            return None
+        upto = hub.position
+        page = limit if self._groups is None else max(limit, self.FILTERED_PAGE)
+        events, reached = hub.replay.from_memory(self.view, after, upto, page)
+        if reached < upto:
+            return None
+        if self._groups is not None:
+            events = [e for e in events if e.group in self._groups]
+        if len(events) > limit:
+            return events[:limit], events[limit - 1].position, True
+        return events, reached, False
+
     async def read(self, after: int, limit: int) -> tuple[list[Event], int, bool]:
         """The next events behind ``after``; how far was read (where there is more: up to the last event); whether there
         is more.
 
         Raises what reading the stored log raises. Events may be given to a client only while the hub is fresh.
         """
+        found = self.read_at_once(after, limit)
+        if found is not None:
+            return found
         reached = after
         # A filter may leave next to nothing of a page: what is read at once does not depend on what is asked for.
         page = limit if self._groups is None else max(limit, self.FILTERED_PAGE)
@@ -136,3 +156,34 @@ class Poll:
             pass
         finally:
             self._wake = None
+
+
+class PromptPoll(Poll):
+    """A poll without a task of its own: ``stirred(fresh)`` is called at the end of each turn of the loop in which there
+    was something for it, be it an event or its end; ``fresh`` says whether events may be given out then (I9)."""
+
+    __slots__ = ("_stirred", "stirring")
+
+    def __init__(
+        self,
+        hub: Hub,
+        view: UserView,
+        *,
+        sign_in: SessionId,
+        expires_at: float,
+        groups: frozenset[Group] | None,
+        stirred: Callable[[bool], None],
+    ) -> None:
+        super().__init__(hub, view, sign_in=sign_in, expires_at=expires_at, groups=groups)
+        self._stirred = stirred
+        self.stirring = False
+        """There was something that ``stirred`` has not been called for yet."""
+
+    def _stir(self) -> None:
+        if not self.stirring:
+            self.stirring = True
+            self._hub.want_flush(self)
+
+    def flush(self, fresh: bool) -> None:
+        self.stirring = False
+        self._stirred(fresh)

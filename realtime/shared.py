@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from realtime.codec import WS_PING, Wire, encode_cursor, frame
-from realtime.events import Chunk, encode_events
+from realtime.codec import WS_PING, Cursor, Wire, decode_cursor, encode_cursor, frame
+from realtime.events import Chunk, Event, encode_events
 
 
 class SharedBytes:
     """Nothing in here belongs to one receiver, so whoever needs the same bytes shares them."""
 
     MOST_BEATS = 100
+    MOST_ANSWERS = 100
+    MOST_CURSORS = 100
+    MOST_IN_ANSWER = 16  # events, for an answer to be kept
 
     def __init__(self) -> None:
+        self._answers: dict[tuple[int, ...], bytes] = {}
+        self._cursors: dict[str, Cursor] = {}
         self._joined: dict[tuple[int | str, ...], tuple[Sequence[Chunk], bytes]] = {}
         self._beats: dict[tuple[Wire, int], bytes] = {}
 
@@ -28,6 +33,27 @@ class SharedBytes:
             # Kept with the chunks: an id is good for as long as its object lives.
             known = self._joined[key] = tuple(chunks), encode_events(events, wire)
         return known[1]
+
+    def cursor(self, text: str) -> Cursor:
+        """As :func:`decode_cursor`. Who was answered together asks together: each cursor is looked at once."""
+        known = self._cursors.get(text)
+        if known is None:
+            if len(self._cursors) >= self.MOST_CURSORS:
+                self._cursors.clear()
+            known = self._cursors[text] = decode_cursor(text)
+        return known
+
+    def answer(self, epoch: int, events: Sequence[Event], reached: int, more: bool) -> bytes:
+        """The answer to a poll; those that waited for the same events share it."""
+        if len(events) > self.MOST_IN_ANSWER:
+            return encode_answer(epoch, events, reached, more)
+        key = (epoch, reached, more, *[event.position for event in events])
+        known = self._answers.get(key)
+        if known is None:
+            if len(self._answers) >= self.MOST_ANSWERS:
+                self._answers.clear()
+            known = self._answers[key] = encode_answer(epoch, events, reached, more)
+        return known
 
     def heartbeat(self, epoch: int, position: int, wire: Wire) -> bytes:
         """A heartbeat at that place, with a protocol ping where the wire has one."""
@@ -49,7 +75,18 @@ class SharedBytes:
     def written(self) -> None:
         """This turn's events are written, or must not be written as they were joined."""
         self._joined.clear()
+        self._answers.clear()
 
     def new_log(self) -> None:
         """Positions mean something else from now on."""
         self._beats.clear()
+        self._answers.clear()
+
+
+def encode_answer(epoch: int, events: Sequence[Event], reached: int, more: bool) -> bytes:
+    """Events in the order given as the answer to a poll, with the cursor to go on from."""
+    return b'{"events":[%b],"cursor":"%b","more":%b}' % (
+        b",".join([e.envelope for e in events]),
+        encode_cursor(epoch, reached).encode(),
+        b"true" if more else b"false",
+    )

@@ -18,8 +18,10 @@ from handlers.serving import Edge, register_routes
 from server import asyncapi, health, middleware, openapi
 from server.docs import documents
 from server.drain import Drain
+from server.fast_polls import FastPolls
 from server.live import Live, make_live
 from server.parts import Parts, make_parts
+from server.protocol import FAST_POLLS
 from server.ratelimits import NoLimits, RateLimits
 from server.settings import Settings
 from server.tasks import forever
@@ -138,6 +140,15 @@ def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:
     )
     keeper = KeptAnswers(parts.database, Leases(parts.redis, prefix=namespace))
     register_routes(app, ROUTES, Edge(authenticator=parts.directory, limiter=limiter, keeper=keeper))
+    app[FAST_POLLS] = FastPolls(
+        parts.realtime,
+        limiter,
+        parts.metrics,
+        drain.ongoing,
+        draining=lambda: drain.begun,
+        spawn=parts.tasks.start,
+        limited=parts.settings.rate_limits,
+    )
     middleware.install(
         app,
         parts.settings,

@@ -39,14 +39,21 @@ class Ongoing:
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """Holds :meth:`ended` while the block runs."""
-        self._count += 1
-        self._none.clear()
+        self.enter()
         try:
             yield
         finally:
-            self._count -= 1
-            if not self._count:
-                self._none.set()
+            self.leave()
+
+    def enter(self) -> None:
+        """Holds :meth:`ended` until :meth:`leave` is called: for a request that is not served by one task."""
+        self._count += 1
+        self._none.clear()
+
+    def leave(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
 
     async def ended(self) -> None:
         """Returns when there is none."""

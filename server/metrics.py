@@ -72,6 +72,9 @@ class Metrics:
                 "reason",
             )
         )
+        self._repeated = make.counter(
+            "polls_repeated", "Polls answered out of turn, as they repeated the one before."
+        )
         self._commands = _Labelled(make.counter("commands", "WebSocket commands.", "op", "outcome"))
         self._deliveries = _Labelled(
             make.counter(
@@ -127,6 +130,15 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         if seconds is not None:
             self._request_seconds.labels(method, route).observe(seconds)
+
+    def poll_repeated(self) -> None:
+        """A poll was answered by :mod:`server.fast_polls`."""
+        self._repeated.inc()
+
+    def poll_handed_over(self) -> None:
+        """A poll that was begun out of turn (:mod:`server.fast_polls`) starts anew, and is counted there."""
+        self._requests_now.dec()
+        self._connections.labels("poll").dec()
 
     def rate_limited(self, limit: str, scope: str) -> None:
         self._limited.labels(limit, scope).inc()

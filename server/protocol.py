@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from handlers import keys
+from server.fast_polls import BEGINNING, FastPolls, Lane
 from server.middleware.errors import status_problem
 from server.middleware.headers import FIXED
 
@@ -30,17 +31,30 @@ HEADER_SECONDS = 10.0
 KEEPALIVE_SECONDS = 75.0
 """How long a connection may be idle between two requests; proxies in use close theirs sooner, after 60 s or less."""
 
+FAST_POLLS: web.AppKey[FastPolls] = web.AppKey("fast_polls", FastPolls)
+"""What answers repeated polls out of turn; without it on the application, they are served like everything else."""
+
 
 class ProblemHandler(web.RequestHandler):
     """One connection. It is closed without a word where headers do not become whole within ``header_seconds``; once
     they are, what is sent and answered takes as long as it takes."""
 
-    __slots__ = ("_header_seconds", "_headers_due")
+    __slots__ = ("_asked", "_fast_polls", "_header_seconds", "_headers_due", "_lane")
 
     def __init__(
-        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, header_seconds: float, **options: Any
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        header_seconds: float,
+        fast_polls: FastPolls | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(manager, loop=loop, **options)
+        self._fast_polls = fast_polls
+        self._lane: Lane | None = None
+        self._asked = b""
+        """What came last, where it may be a poll that others like it follow."""
         self._header_seconds = header_seconds
         self._headers_due: asyncio.TimerHandle | None = None
 
@@ -50,16 +64,53 @@ class ProblemHandler(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._headers_came()
+        if self._lane is not None:
+            self._lane.lost()
+            self._lane = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Also of a body, or of a WebSocket: only between requests there is nobody who waits for the first byte."""
+        if self._lane is None:
+            self.serve_slowly(data)
+        elif not self._lane.takes(data):
+            self._lane.leave()
+            self._lane = None
+            self.serve_slowly(data)
+
+    def is_idle(self) -> bool:
+        """Whether every request that came has been answered, and the next is waited for."""
+        return self._waiter is not None and not self._waiter.done() and self._headers_due is None
+
+    def serve(self, data: bytes) -> None:
+        """Takes bytes as if they had just come from the client."""
+        self.data_received(data)
+
+    def serve_slowly(self, data: bytes) -> None:
+        """The same, by aiohttp."""
+        if self._lane is not None:
+            self._lane.leave()
+            self._lane = None
+        self._asked = data if data.startswith(BEGINNING) and self.is_idle() else b""
         known = self._request_count
         super().data_received(data)
         if self._request_count != known:
             self._headers_came()
         elif self._waiter is not None and self._headers_due is None and not self._waiter.done():
             self._expect_headers()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Answers; where that was a poll, those like it that follow have a lane of their own from now on."""
+        asked = self._asked
+        finished = await super().finish_response(request, resp, start_time)
+        if asked and asked is self._asked and self._fast_polls is not None and self.transport is not None:
+            self._asked = b""
+            self._lane = self._fast_polls.lane(
+                self, self.transport, asked, request, finished[0], idle_seconds=self.keepalive_timeout
+            )
+        return finished
 
     def _expect_headers(self) -> None:
         self._headers_due = self._loop.call_later(self._header_seconds, self._too_slow)
@@ -129,6 +180,7 @@ class Runner(web.AppRunner):
             "keepalive_timeout": KEEPALIVE_SECONDS,
             **options,
         }
+        self._options["fast_polls"] = app.get(FAST_POLLS)
         super().__init__(app, handler_cancellation=True, shutdown_timeout=shutdown_timeout)
 
     async def _make_server(self) -> web.Server:

@@ -118,6 +118,21 @@ class SessionDirectory:
         ends = row.expires_at if credential_ends is None else min(row.expires_at, credential_ends)
         return Identity(tenant, user, session, row.permissions, ends)
 
+    def vouches_for(self, identity: Identity) -> bool:
+        """Whether :meth:`identify` would let this identity in again, as far as that is known without asking PostgreSQL.
+
+        For who was let in before; True counts as being seen. False says nothing but that it has to be asked.
+        """
+        now = self._clock()
+        entry = self._entries.get(identity.session)
+        if identity.expires_at <= now or entry is None or entry.row is None:
+            return False
+        if not self._usable(entry, identity.expires_at, now):
+            return False
+        self._entries.move_to_end(identity.session)
+        self._note_seen(entry.row, now)
+        return True
+
     def forget(self, sessions: Iterable[SessionId]) -> None:
         """Drops what is known of these sign-ins, and what a query under way is about to say of them."""
         for session in sessions:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from domain.ids import UserId
 from handlers import keys
 from server.drain import Ongoing
 from server.logging import shows_debug
 from server.metrics import Metrics
 from server.middleware.proxies import Proxies
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 LOGGER = "parley.http"
 log = structlog.get_logger(LOGGER)
@@ -39,8 +44,17 @@ UNMATCHED = "unmatched"
 
 def request_id_of(request: web.BaseRequest) -> str:
     """The caller's own X-Request-ID where it is sane, else a new one."""
+    return given_id(request) or new_id()
+
+
+def given_id(request: web.BaseRequest) -> str | None:
+    """The caller's own id, where it is sane."""
     given = request.headers.get("X-Request-ID", "")
-    return given if SANE_ID.fullmatch(given) else uuid4().hex
+    return given if SANE_ID.fullmatch(given) else None
+
+
+def new_id() -> str:
+    return uuid4().hex
 
 
 def observe(
@@ -74,29 +88,45 @@ def _told(request: web.Request, status: int, seconds: float, metrics: Metrics) -
     template = route.path if route is not None else UNMATCHED
     streams = route is not None and route.stream
     metrics.request_ended(request.method, template, status, None if streams else seconds)
-    if template in QUIET or (template == POLL and status == 200):
+    caller = request.get(keys.IDENTITY)
+    user = None if caller is None else caller.user
+    write_line(request.method, request.rel_url, template, status, seconds, request[keys.CLIENT], user)
+
+
+def write_line(
+    method: str,
+    url: URL,
+    route: str,
+    status: int,
+    seconds: float,
+    client: keys.Client,
+    user: UserId | None,
+    **bound: str,
+) -> None:
+    """The line of a request in the log. ``bound``: fields that are not bound to the task that serves it."""
+    if route in QUIET or (route == POLL and status == 200):
         if not shows_debug(LOGGER):
             return
         write = log.debug
     else:
         write = log.info
-    caller = request.get(keys.IDENTITY)
     write(
         "request",
-        method=request.method[:16],
-        path=request.rel_url.raw_path[:512],
-        query=shown_query(request),
-        route=template,
+        method=method[:16],
+        path=url.raw_path[:512],
+        query=shown_query(url),
+        route=route,
         status=status,
         ms=round(seconds * 1000, 1),
-        client=request[keys.CLIENT].address,
-        user=None if caller is None else str(caller.user),
+        client=client.address,
+        user=None if user is None else str(user),
+        **bound,
     )
 
 
-def shown_query(request: web.BaseRequest) -> str | None:
+def shown_query(url: URL) -> str | None:
     """The query for the log: names, and values only where they are known to be harmless."""
-    if not request.rel_url.raw_query_string:
+    if not url.raw_query_string:
         return None
-    parts = [f"{n}={v[:64]}" if n in SHOWN else f"{n[:32]}=…" for n, v in request.query.items()]
+    parts = [f"{n}={v[:64]}" if n in SHOWN else f"{n[:32]}=…" for n, v in url.query.items()]
     return "&".join(parts[:20])
