@@ -79,6 +79,8 @@ class Device:
         self._world = world
         self._rng = rng
         self.receive_buffer = receive_buffer
+        self._listens = asyncio.Event()
+        self._listens.set()
         self._number: int | None = None
         self._refused = ""
 
@@ -100,12 +102,14 @@ class Device:
             self.wire.cut()
 
     def stop_reading(self) -> None:
-        """Takes nothing more from its connection, and does not leave it."""
+        """Takes nothing more from its connection, and does not leave it. If it is sent away, it stays away."""
+        self._listens.clear()
         if self.wire is not None:
             self.wire.stop_reading()
 
     def resume_reading(self) -> None:
         """Reads on: first what waited."""
+        self._listens.set()
         if self.wire is not None:
             self.wire.resume_reading()
 
@@ -136,6 +140,7 @@ class Device:
 
     async def _read(self) -> End:
         """One connection, from asking for it to its end."""
+        await self._listens.wait()
         try:
             token = await self.sign_in.token(but=self._refused)
         except (Cut, WrongAnswer) as error:

@@ -183,6 +183,9 @@ class Wire(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def seem_alive(self) -> None:
+        """Tells the server that it is there, without reading anything. Where the transport has a way to say so."""
+
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
@@ -243,6 +246,9 @@ class SocketWire(Wire):
                 raise WireError(f"a frame of opcode {opcode}")
             if self.ended.done():
                 return
+
+    def seem_alive(self) -> None:
+        self.write(client_frame(PONG, b""))  # unasked for, as RFC 6455, 5.5.3 allows
 
     def _told(self, frame: Frame) -> None:
         if not self.is_open:

@@ -258,3 +258,83 @@ async def test_an_answer_cut_short_is_no_answer() -> None:
     async with house(says(answer(200, {"a": 1})[:-1])) as made:
         with pytest.raises(Cut):
             await made.rest.call(made.world.entrance, "POST", "/x", body={})
+
+
+def pair(name: str, seconds: float = 900) -> dict[str, object]:
+    return {"access_token": name, "refresh_token": f"r{name}", "expires_in": seconds}
+
+
+async def test_a_token_is_refreshed_in_time_and_when_it_was_refused() -> None:
+    scripts = says(answer(200, pair("second"))), says(answer(200, pair("third")))
+    async with house(*scripts) as made:
+        first = made.sign_in.access
+        assert await made.sign_in.token() == first
+        made.sign_in.due = 0.0
+        both = await asyncio.gather(made.sign_in.token(), made.sign_in.token())
+        assert set(both) == {"second"}
+        assert await made.sign_in.token(but="second") == "third"
+    assert [json.loads(body)["refresh_token"] for body in made.bodies] == ["r", "rsecond"]
+
+
+async def test_a_sign_in_whose_refresh_got_lost_is_made_anew_under_another_name() -> None:
+    refused = answer(401, {"code": "refresh_reused"}, "Connection: close")
+    async with house(says(refused), says(answer(200, pair("new")))) as made:
+        first = made.sign_in.name
+        made.sign_in.due = 0.0
+        assert await made.sign_in.token() == "new"
+        assert made.sign_in.name != first
+
+
+async def test_a_sign_in_that_was_ended_keeps_its_token_and_asks_for_no_other() -> None:
+    async with house() as made:
+        made.sign_in.due, made.sign_in.over = 0.0, True
+        assert await made.sign_in.token(but="t") == "t"
+    assert made.asked == []
+
+
+async def test_who_stopped_reading_records_nothing_and_stays_away_when_cut_until_they_read_again() -> None:
+    told = asyncio.Event()
+
+    async def go_on(request: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        greeting = ws(json.dumps(hello(presented(request))).encode())
+        writer.write(b"HTTP/1.1 101 Go\r\n\r\n" + greeting)
+        await told.wait()
+        writer.write(ws(json.dumps(message(1)).encode()))
+        await writer.drain()
+
+    async with house(go_on, stream("ws", 2)) as made:
+        device = Device("d", made.sign_in, "ws", made.world, random.Random(1))
+        reading = asyncio.create_task(device.run())
+        async with asyncio.timeout(10):
+            await device.ready.wait()
+            device.stop_reading()
+            told.set()
+            device.cut()
+            while device.wire is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert (len(made.asked), list(made.record.receipts["d"])) == (1, [])
+            device.resume_reading()
+            while not made.record.receipts["d"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        reading.cancel()
+        await asyncio.wait([reading])
+    assert [receipt.seq for receipt in made.record.receipts["d"]] == [2]
+    assert presented(made.asked[1]) == "cur0"
+
+
+async def test_a_send_that_is_made_twice_at_once_must_be_acknowledged_as_one() -> None:
+    numbers = iter((7, 8))
+
+    async def acknowledge(request: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            answer(201, {**json.loads(made.bodies[-1]), "conversation_id": "c", "seq": next(numbers)})
+        )
+
+    async with house(acknowledge, acknowledge) as made:
+        sender = Sender(made.sign_in, "rest", made.rest, made.world, random.Random(2), lambda rng: "c")
+        sender.twice = True
+        async with asyncio.timeout(10):
+            await sender.send("c")
+    assert len(made.bodies) == 2
+    assert len(set(made.bodies)) == 1
+    assert len(made.record.complaints) == 1
