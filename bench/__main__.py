@@ -20,6 +20,7 @@ from bench import (
     parley_stage,
     scenarios_chat,
     scenarios_fanout,
+    scenarios_growth,
     scenarios_instances,
     scenarios_memory,
     scenarios_storm,
@@ -33,7 +34,7 @@ from bench.report import as_json, table
 from bench.scenario import PARLEY, SOCKETIO, Report, peers, say
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S11")
+SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S11", "S12")
 _QUIET = 0.15  # cores others may use before the figures are called noisy
 
 
@@ -78,6 +79,9 @@ def _run(report: Report, wanted: set[str], *, with_synapse: bool) -> None:
     if "S7" in wanted:
         with report.scenario("S7"):
             scenarios_storm.storms(report)
+    if "S12" in wanted:
+        with report.scenario("S12"):
+            scenarios_growth.growth(report)
 
 
 def _speed(

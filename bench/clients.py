@@ -52,6 +52,16 @@ class Rest:
         )
         return Account(username, str(answer["access_token"]))
 
+    async def sign_in(self, username: str, password: str) -> Account:
+        """An account that is there already."""
+        answer = await self._post("auth/token", {"username": username, "password": password})
+        return Account(username, str(answer["access_token"]))
+
+    async def say(self, sender: Account, conversation: str, bodies: Sequence[str]) -> None:
+        """Messages in no particular order."""
+        path = f"conversations/{conversation}/messages"
+        await asyncio.gather(*(self._post(path, {"body": body}, sender) for body in bodies))
+
     async def direct(self, one: Account, other: Account) -> str:
         """The id of the direct conversation of two accounts."""
         return await self._conversation(one, {"kind": "direct", "members": [other.username]})

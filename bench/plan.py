@@ -23,6 +23,9 @@ class Plan:
     broadcasts: int
     storm_sessions: int
     bursts_at_two: bool  # S11 with bursts too
+    grown_users: int  # S12; ten messages and a hundred log rows for each
+    growth_seconds: float  # of S12's share of S4
+    resumes: int
     slow_peers_too: bool  # those a single burst takes seconds
 
 
@@ -41,6 +44,9 @@ FULL = Plan(
     broadcasts=20,
     storm_sessions=10_000,
     bursts_at_two=True,
+    grown_users=100_000,
+    growth_seconds=8.0,
+    resumes=60,
     slow_peers_too=True,
 )
 
@@ -59,5 +65,8 @@ QUICK = Plan(
     broadcasts=3,
     storm_sessions=1000,
     bursts_at_two=False,
+    grown_users=2_000,
+    growth_seconds=3.0,
+    resumes=20,
     slow_peers_too=False,
 )

@@ -93,12 +93,9 @@ def instance(directory: Path, number: int = 1, **settings: str) -> Iterator[Serv
     """One instance on the data in `directory`; those that run at the same time have different numbers."""
     port = free_port()
     server = Server("Parley", port, (), directory, _LOG if number == 1 else f"output{number}.log")
-    environment = {key: value for key, value in os.environ.items() if not _is_setting(key)} | {
+    environment = _environment(directory) | {
         "PARLEY_HOST": "127.0.0.1",
         "PARLEY_PORT": str(port),
-        "PARLEY_DATA_DIR": str(server.data_dir),
-        "PARLEY_RATE_LIMITS": "off",
-        "PARLEY_BCRYPT_ROUNDS": "4",
         "PARLEY_DRAIN_GRACE_SECONDS": "0",
         "PARLEY_HEARTBEAT_SECONDS": "300",
         **settings,
@@ -106,6 +103,34 @@ def instance(directory: Path, number: int = 1, **settings: str) -> Iterator[Serv
     command = [sys.executable, str(ROOT / "main.py"), "serve"]
     with running(command, environment, server.directory, lambda: _is_ready(port), server.log_name) as process:
         yield replace(server, pids=(process.pid,))
+
+
+def seed(directory: Path, seconds: float, *options: str) -> None:
+    """Fills the data in `directory` by `main.py seed`, while no instance runs there. Raises StartError."""
+    command = [sys.executable, str(ROOT / "main.py"), "seed", *options]
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=directory,
+            env={**_environment(directory), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StartError(f"{command!r} took more than {seconds:.0f} s") from error
+    if ended.returncode:
+        raise StartError(f"{command!r} failed:\n{ended.stderr[-3000:]}")
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """For Parley on the data in `directory`: cheap passwords, no limits, and nothing of who runs this."""
+    return {key: value for key, value in os.environ.items() if not _is_setting(key)} | {
+        "PARLEY_DATA_DIR": str(directory / "data"),
+        "PARLEY_RATE_LIMITS": "off",
+        "PARLEY_BCRYPT_ROUNDS": "4",
+    }
 
 
 def _is_setting(name: str) -> bool:
