@@ -99,6 +99,7 @@ class SessionSocket(web.WebSocketResponse[bool]):
         )
         self._opening: Opening | None = opening
         self._request: web.Request | None = None
+        self._outlet: WebSocketTransport | None = None
 
     async def upgrade(self, request: web.Request) -> None:
         """Sends the 101. Raises Malformed where the request is no upgrade."""
@@ -112,7 +113,7 @@ class SessionSocket(web.WebSocketResponse[bool]):
         self._request = self._opening = None
         if request is not None and opening is not None and request.transport is not None:
             realtime = request.app[keys.REALTIME]
-            transport = WebSocketTransport(request.transport)
+            self._outlet = transport = WebSocketTransport(request.transport)
             connection = await self._open(request.app, opening, transport)
             request.clear()
             self.headers.clear()
@@ -120,6 +121,12 @@ class SessionSocket(web.WebSocketResponse[bool]):
             if connection is not None:
                 await self._serve(realtime, transport, connection)
         await super().write_eof()
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        """As aiohttp closes, which it does by itself for frames that break the protocol; but nobody is told twice."""
+        if self._outlet is not None and self._outlet.closing is not None:
+            self._outlet.finish()
+        return await super().close(code=code, message=message, drain=drain)
 
     async def _open(
         self, app: web.Application, opening: Opening, transport: WebSocketTransport

@@ -156,6 +156,7 @@ def hold_against_the_document(frame: Json) -> None:
 @example(frames=[Raw(TEXT, b"x", size=2**63)])
 @example(frames=[Raw(TEXT, b"x", final=False), Raw(0, b"x", size=2**64 - 1)])
 @example(frames=[Raw(PING, b"x" * 126)])
+@example(frames=[Raw(2, b"closes with 1003"), Raw(3, b"would close with 1002")])
 @example(frames=[Raw(CLOSE, b"\x03")])
 @example(frames=[Raw(TEXT, COMMAND, reserved=4)])
 @example(frames=[Raw(CLOSE, struct.pack("!H", 1000) + b"\xff")])
