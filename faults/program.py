@@ -14,10 +14,12 @@ from pathlib import Path
 
 import uvloop
 
+from faults.instances import StageError
 from faults.matrix import MATRIX, Fault
 from faults.report import Row, heading, line_of, words_of, write
 from faults.running import run_all
 from faults.scale import FULL, SHORT
+from faults.services import ServiceError
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 RUN_SECONDS = 20 * 60.0
@@ -69,6 +71,9 @@ async def _until_stopped(faults: Sequence[Fault], seed: int, *, quick: bool) -> 
                 raise
             print("stopped, with everything that was started", file=sys.stderr)
             return 128 + heard[0]
+        except (StageError, ServiceError, TimeoutError) as failure:
+            print(f"cannot go on: {str(failure) or 'out of time'}", file=sys.stderr)
+            return 1
         finally:
             _print_table(rows)
     write(RESULTS, rows, full=not quick)

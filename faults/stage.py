@@ -10,10 +10,11 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from faults.instances import Instance
 from faults.proxy import Proxy, balancing
@@ -99,9 +100,7 @@ async def set_up(
         )
         parts.push_async_callback(_close, instances)
         stage = Stage(postgres, redis, instances, proxy, hints, tell)
-        async with asyncio.TaskGroup() as starting:
-            for instance in instances:
-                starting.create_task(instance.start())
+        await _each(instance.start() for instance in instances)
         await stage.until_well()
         tell(f"two instances up in {time.monotonic() - began:.1f} s")
         yield stage
@@ -118,6 +117,11 @@ async def whole(work: Callable[[], None]) -> None:
 
 
 async def _close(instances: tuple[Instance, ...]) -> None:
-    closed = await asyncio.gather(*(instance.close() for instance in instances), return_exceptions=True)
-    for failed in filter(None, closed):
-        raise failed
+    await _each(instance.close() for instance in instances)
+
+
+async def _each(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of them at once, to their ends; then raises what the first that failed did."""
+    for ended in await asyncio.gather(*works, return_exceptions=True):
+        if ended is not None:
+            raise ended
