@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 import orjson
@@ -120,6 +121,11 @@ def refusal(sent: Sent) -> ParleyError:
     return NotFound()
 
 
+def _settle(future: asyncio.Future[Result], result: Result) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
 def _answer(item: _Item, result: Result) -> None:
     """One sender's trouble with an answer is not the next one's."""
     try:
@@ -165,11 +171,17 @@ class MessageCommitter:
     async def send(self, draft: SendDraft) -> Stored | Known:
         """Stores one message; raises what it was refused with. Being cancelled does not undo it."""
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.submit(draft, lambda value: None if result.done() else result.set_result(value))
-        value = await result
-        if isinstance(value, ParleyError):
-            raise value
-        return value
+        self.submit(draft, partial(_settle, result))
+        try:
+            value = await result
+        finally:
+            del result
+        try:
+            if isinstance(value, ParleyError):
+                raise value
+            return value
+        finally:
+            del value  # or what is raised would hold itself, by this frame
 
     async def run(self) -> None:
         """Flushes until cancelled, one batch in flight."""

@@ -58,25 +58,32 @@ class UnitOfWork:
         """
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-        async def attempt() -> None:
-            try:
-                value = await self._attempts(work)
-            except BaseException as error:
-                if not result.done():
-                    result.set_exception(error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                if not result.done():
-                    result.set_result(value)
-
-        unit = attempt()
+        unit = self._attempt(work, result)
         try:
             await self._jobs.spawn(unit)
         except RuntimeError as error:  # closed
             unit.close()
             raise Unavailable("this instance is going away") from error
-        return await result
+        try:
+            return await result
+        finally:
+            # What is raised holds this frame by its traceback, and is held by the result: with that gone, a refusal
+            # is freed at once, not when the collector looks at everything (the soak saw requests pile up).
+            del result
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], result: asyncio.Future[T]) -> None:
+        try:
+            value = await self._attempts(work)
+        except BaseException as error:
+            if not result.done():
+                result.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if not result.done():
+                result.set_result(value)
+        finally:
+            del result
 
     async def _attempts(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         for remaining in reversed(range(ATTEMPTS)):

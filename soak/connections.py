@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 import orjson
-from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from bench.dialects import upgrade
 from soak.deeds import Command, do_something
@@ -70,7 +70,7 @@ class _Ears(WSListener):
             self._person.tally.done[f"closed by the server with {code}"] += 1
             if code not in _CLOSES:
                 self._person.tally.went_wrong("close", f"{code} {frame.get_close_message()!r}")
-            transport.send_close()
+            transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif frame.msg_type is WSMsgType.TEXT:
             payload = frame.get_payload_as_bytes()
@@ -109,7 +109,7 @@ async def by_websocket(person: Person, seconds: float) -> None:
         outcome = (await asyncio.gather(doing, return_exceptions=True))[0]
         if not ears.ended.done():
             if person.rng.random() < 0.5:
-                transport.send_close()
+                transport.send_close(WSCloseCode.OK)
             transport.disconnect(person.rng.random() < 0.5)
             async with asyncio.timeout(_OPENING):
                 await ears.ended

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from typing import Any
@@ -401,3 +403,22 @@ async def test_an_unknown_conversation_takes_no_message(chat: Chat) -> None:
     ada = await chat.person("ada")
     with pytest.raises(NotFound):
         await chat.send(ada, ClientId(new_id()))  # type: ignore[arg-type]
+
+
+async def test_a_refusal_is_freed_at_once_and_not_left_to_the_garbage_collector(chat: Chat) -> None:
+    """With its traceback it holds a whole request, and the collector looks at what is older only now and then."""
+    ada, bob, eve = await chat.crowd("ada", "bob", "eve")
+    conversation = await chat.direct(ada, bob)
+    await chat.send(ada, conversation)
+    refusals = []
+    gc.disable()
+    try:
+        for refused in (chat.messages.edit(eve, conversation, 1, "mine"), chat.send(eve, conversation)):
+            try:
+                await refused
+            except NotFound as error:
+                refusals.append(weakref.ref(error))
+        await chat.head()
+        assert [refusal() for refusal in refusals] == [None, None]
+    finally:
+        gc.enable()
