@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -44,6 +45,10 @@ AWAY = (
 RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
+SILENCE_SECONDS = 1.0
+"""For how long a database that did not answer is not asked again."""
+
+
 async def _keep(connection: object) -> None:
     """What is done to a connection that comes back to the pool."""
 
@@ -51,22 +56,28 @@ async def _keep(connection: object) -> None:
 class Database:
     """PostgreSQL behind a bounded pool. An async context manager.
 
-    Every statement has a time limit, so a cut-off database is noticed within ``statement_seconds``. Where the database
-    is away, :class:`~domain.errors.Unavailable` is raised instead of a driver error.
+    Every statement has a time limit, so a cut-off or frozen database is noticed within ``statement_seconds``; who comes
+    in the second after that is refused at once, instead of waiting as long to find out the same. Where the database is
+    away, :class:`~domain.errors.Unavailable` is raised instead of a driver error.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10, statement_seconds: float = 10.0) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 10, statement_seconds: float = 5.0, connect_seconds: float = 3.0
+    ) -> None:
         self._url = url
         self._pool_size = pool_size
         self._statement_seconds = statement_seconds
+        self._connect_seconds = connect_seconds
         self._pool: Pool | None = None
+        self._silent_until = 0.0
 
     async def __aenter__(self) -> Self:
         self._pool = await asyncpg.create_pool(
             self._url,
             min_size=1,
             max_size=self._pool_size,
-            timeout=5,
+            timeout=self._connect_seconds,
+            connect=self._connect,
             # Of several hosts the primary; a standby's log is behind, and would look like one that lost its end.
             target_session_attrs=SessionAttribute.read_write,
             command_timeout=self._statement_seconds,
@@ -78,7 +89,8 @@ class Database:
                 "jit": "off",
                 "timezone": "UTC",
                 "idle_in_transaction_session_timeout": "15000",
-                "statement_timeout": str(int(self._statement_seconds * 1000)),
+                # Sooner than we give up, so that one that is well says itself what took too long.
+                "statement_timeout": str(int(self._statement_seconds * 900)),
             },
         )
         return self
@@ -98,18 +110,39 @@ class Database:
         """A connection for reads, in autocommit: each statement sees everything committed before it began."""
         if self._pool is None:
             raise Unavailable("the database is closed")
+        if asyncio.get_running_loop().time() < self._silent_until:
+            raise Unavailable("the database does not answer")
         try:
-            async with self._pool.acquire(timeout=5) as connection:
-                try:
-                    yield connection
-                except asyncpg.InternalClientError:
-                    connection.terminate()  # the driver has lost its place on it, and would give it out again
-                    raise
+            async with self._pool.acquire(timeout=5) as connection, self._ended_with(connection):
+                yield connection
         except AWAY as error:
             raise Unavailable("the database is away") from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection inside one READ COMMITTED transaction: committed on leaving, rolled back on an exception."""
-        async with self.connection() as connection, connection.transaction():
+        async with self.connection() as connection, connection.transaction(), self._ended_with(connection):
             yield connection
+
+    @asynccontextmanager
+    async def _ended_with(self, connection: Connection) -> AsyncIterator[None]:
+        """Ends the connection at once where going on with it, or cancelling what it does, would take its time again."""
+        try:
+            yield
+        except TimeoutError:
+            self._note_silence()
+            connection.terminate()
+            raise
+        except asyncpg.InternalClientError:
+            connection.terminate()  # the driver has lost its place on it, and would give it out again
+            raise
+
+    async def _connect(self, *args: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        try:
+            return await asyncpg.connect(*args, **options)
+        except TimeoutError:
+            self._note_silence()
+            raise
+
+    def _note_silence(self) -> None:
+        self._silent_until = asyncio.get_running_loop().time() + SILENCE_SECONDS

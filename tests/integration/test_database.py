@@ -84,3 +84,33 @@ async def test_a_connection_that_was_told_of_its_end_while_idle_counts_as_away_a
                 await connection.fetchval("SELECT 1")
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_a_database_that_does_not_answer_is_found_out_in_time_and_then_not_asked_for_a_moment(
+    database_url: str,
+) -> None:
+    async with (
+        database_relay(database_url) as (relay, url),
+        Database(url, pool_size=1, statement_seconds=0.5, connect_seconds=0.4) as database,
+    ):
+        relay.freeze()
+        async with asyncio.timeout(3):  # neither the rollback nor the cancelling is waited for
+            with pytest.raises(Unavailable):
+                async with database.transaction() as connection:
+                    await connection.fetchval("SELECT 1")
+        async with asyncio.timeout(0.3):  # less than connecting would take
+            with pytest.raises(Unavailable):
+                await database.connection().__aenter__()
+        relay.thaw()
+        async with asyncio.timeout(20):
+            while not await _answers(database):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+async def _answers(database: Database) -> bool:
+    try:
+        async with database.connection() as connection:
+            await connection.fetchval("SELECT 1")
+            return True
+    except Unavailable:
+        return False
