@@ -90,6 +90,8 @@ class Record:
 
     sends: list[Send] = field(default_factory=list)
     """Those that are over: acknowledged, refused for good, or given up."""
+    begun: dict[str, float] = field(default_factory=dict)
+    """By `client_id`, when it began, of messages that are over or not."""
     connections: list[Connection] = field(default_factory=list)
     receipts: dict[str, Receipts] = field(default_factory=dict)
     receivers: dict[str, Receiver] = field(default_factory=dict)

@@ -97,6 +97,7 @@ class Sender:
         body = f"{self.name}:{number}{self.filler}"
         began = time.monotonic()
         client_id = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+        self._world.record.begun[client_id] = began
         seq: int | None = None
         acked_at: float | None = None
         refused: list[Refusal] = []

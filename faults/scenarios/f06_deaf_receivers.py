@@ -12,15 +12,15 @@ import asyncio
 import random
 import time
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psutil
 
+from faults.clients_events import Frame
 from faults.clients_http import Entrance
 from faults.clients_people import register
 from faults.clients_receiver import Device
-from faults.history import Send, Transport
 from faults.scale import Scale
 from faults.stage import Broken, Stage
 from faults.traffic import Traffic
@@ -52,13 +52,31 @@ class _Stretch:
     ended: float = float("inf")
     most: dict[str, int] = field(default_factory=dict)
 
-    def holds(self, send: Send) -> bool:
-        return self.began < send.began < self.ended
+    def holds(self, began: float) -> bool:
+        return self.began < began < self.ended
+
+
+@dataclass(slots=True)
+class _Delays:
+    """How long others waited for messages: pairs of when one began and how long it took, by push and by poll."""
+
+    begun: Mapping[str, float]
+    pushed: list[tuple[float, float]] = field(default_factory=list)
+    polled: list[tuple[float, float]] = field(default_factory=list)
+
+    def note(self, device: Device, frame: Frame) -> None:
+        event, wire = frame.event, device.wire
+        if event is not None and wire is not None and event.type == "message.created":
+            began = self.begun.get(event.client_id or "")
+            if began is not None:
+                (self.polled if wire.kind == "poll" else self.pushed).append((began, wire.heard - began))
 
 
 async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) -> None:
     """Before, meanwhile, and after."""
-    others = list(traffic.devices)
+    delays = _Delays(traffic.record.begun)
+    for device in traffic.devices:
+        device.on_event = delays.note
     deaf = await _open(stage, traffic, rng, scale)
     before = await _stretch(stage, traffic, [], scale.of(12.0, short=1.5), 0)
     behind = await _fallen_behind(stage)
@@ -75,8 +93,8 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
         f"{_said(traffic, meanwhile) / 2**20:.1f} MiB were said; {behind} fell behind, {left} were not sent away"
     )
     _weigh(stage, before, meanwhile, len(deaf))
-    for transports in (("ws", "sse"), ("poll",)):
-        _compare(stage, traffic, others, transports, before, meanwhile)
+    for how, found in (("push", delays.pushed), ("poll", delays.polled)):
+        _compare(stage, how, found, before, meanwhile)
     if scale.full and behind < len(deaf) // 2:
         raise Broken("too little was said for most of them to fall behind: this proves nothing")
 
@@ -128,7 +146,7 @@ def _said(traffic: Traffic, stretch: _Stretch) -> int:
     return sum(
         len(send.body.encode())
         for send in traffic.record.sends
-        if stretch.holds(send) and send.body.endswith(LONG)
+        if stretch.holds(send.began) and send.body.endswith(LONG)
     )
 
 
@@ -156,33 +174,19 @@ def _weigh(stage: Stage, before: _Stretch, meanwhile: _Stretch, deaf: int) -> No
 
 
 def _compare(
-    stage: Stage,
-    traffic: Traffic,
-    others: Iterable[Device],
-    transports: Sequence[Transport],
-    before: _Stretch,
-    meanwhile: _Stretch,
+    stage: Stage, how: str, delays: Sequence[tuple[float, float]], before: _Stretch, meanwhile: _Stretch
 ) -> None:
     """The 99th percentile of others' deliveries may double at most. Raises Broken."""
-    sends = {send.client_id: send for send in traffic.record.sends}
-    calm, loud = list[float](), list[float]()
-    for device in others:
-        for receipt in traffic.record.receipts[device.name]:
-            send = sends.get(receipt.client_id or "")
-            if receipt.type != "message.created" or send is None or receipt.transport not in transports:
-                continue
-            if before.holds(send):
-                calm.append(receipt.at - send.began)
-            elif meanwhile.holds(send):
-                loud.append(receipt.at - send.began)
-    names = " and ".join(transports)
-    first, then = _percentile(calm), _percentile(loud)
+    first, then = (
+        _percentile([delay for began, delay in delays if stretch.holds(began)])
+        for stretch in (before, meanwhile)
+    )
     stage.tell(
-        f"99 in 100 deliveries by {names} took {first * 1000:.0f} ms at most before, "
-        f"{then * 1000:.0f} ms meanwhile ({len(loud)} deliveries)"
+        f"by {how}, 99 in 100 deliveries to others took {first * 1000:.0f} ms at most before, "
+        f"{then * 1000:.0f} ms meanwhile"
     )
     if then > 2 * max(first, NOISE_SECONDS):
-        raise Broken(f"by {names}, others waited {then / first:.1f} times as long")
+        raise Broken(f"by {how}, others waited {then / first:.1f} times as long")
 
 
 def _percentile(found: list[float]) -> float:
