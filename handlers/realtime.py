@@ -21,6 +21,7 @@ from domain.identity import Identity
 from domain.ids import DEFAULT_TENANT, parse_id
 from handlers import keys
 from handlers.origins import Origins
+from handlers.pacing import Paces
 from handlers.schemas.common import Query
 from handlers.serving import bearer_token
 from realtime.events import GROUPS, Group
@@ -74,8 +75,8 @@ class Realtime:
     spawn: Callable[[Coroutine[object, object, None]], None]
     max_per_user: int
     max_connections: int
-    command_rate: float | None
-    """Commands a second one WebSocket may send; None: any number."""
+    paces: Paces | None
+    """How many commands each user may send over WebSockets; None: any number."""
 
 
 async def sign_in(request: web.Request) -> Identity:
@@ -149,10 +150,16 @@ async def begin(
             found = None
     except NotFresh as error:
         raise _unreadable() from error
-    if presented is not None and place.resync is None and place.position > view.delivered:
-        view.delivered = place.position
-        realtime.marks.mark(identity.tenant, identity.user, place.position)
+    if presented is not None and place.resync is None:
+        note_arrived(realtime, view, place.position)
     return view, place
+
+
+def note_arrived(realtime: Realtime, view: UserView, position: int) -> None:
+    """Notes that everything up to there has reached the user, where no client of theirs here has said so before."""
+    if position > view.delivered:
+        view.delivered = position
+        realtime.marks.mark(view.tenant, view.user, position)
 
 
 def _unreadable() -> Unavailable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from domain.ids import SessionId
@@ -160,9 +160,12 @@ class Poll:
 
 class PromptPoll(Poll):
     """A poll without a task of its own: ``stirred(fresh)`` is called at the end of each turn of the loop in which there
-    was something for it, be it an event or its end; ``fresh`` says whether events may be given out then (I9)."""
+    was something for it, be it an event or its end; ``fresh`` says whether events may be given out then (I9).
 
-    __slots__ = ("_stirred", "stirring")
+    Use it right after a read that gave nothing: what it is offered from then on is all there is.
+    """
+
+    __slots__ = ("_offered", "_offers", "_stirred", "stirring")
 
     def __init__(
         self,
@@ -176,8 +179,25 @@ class PromptPoll(Poll):
     ) -> None:
         super().__init__(hub, view, sign_in=sign_in, expires_at=expires_at, groups=groups)
         self._stirred = stirred
+        self._offered: Chunk | None = None
+        self._offers = 0
         self.stirring = False
         """There was something that ``stirred`` has not been called for yet."""
+
+    def offer(self, chunk: Chunk) -> None:
+        kept = chunk if self._groups is None else chunk.only(self._groups)
+        if kept is not None:
+            self._offered = kept
+            self._offers += 1
+            self._stir()
+
+    def take_offered(self, limit: int) -> tuple[Sequence[Event], int, bool] | None:
+        """What :meth:`read` would give, where one run of events is all that was offered; else None."""
+        chunk, offers = self._offered, self._offers
+        self._offered, self._offers = None, 0
+        if chunk is None or offers != 1 or len(chunk.events) > limit:
+            return None
+        return chunk.events, self._hub.position, False
 
     def _stir(self) -> None:
         if not self.stirring:

@@ -143,7 +143,7 @@ def _edge(app: web.Application, parts: Parts, drain: Drain) -> None:
     app[FAST_POLLS] = FastPolls(
         parts.realtime,
         limiter,
-        parts.metrics,
+        parts.metrics.repeated_polls,
         drain.ongoing,
         draining=lambda: drain.begun,
         spawn=parts.tasks.start,

@@ -36,14 +36,13 @@ from typing import Protocol
 from aiohttp import web
 
 from handlers.outlet import Outlet
-from handlers.realtime import Realtime, has_room
+from handlers.realtime import Realtime, has_room, note_arrived
 from handlers.serving import Limiter, Verdict
 from realtime.events import Event
 from realtime.poll import PromptPoll
 from server.drain import Ongoing
-from server.logging import shows_debug
-from server.metrics import Metrics
-from server.middleware.requests import LOGGER, POLL, new_id, write_line
+from server.metrics import RepeatedPolls
+from server.middleware.requests import POLL, debugging, new_id, write_line
 from server.repeated import Repeated, learn
 
 BEGINNING = b"GET %b?" % POLL.encode()
@@ -80,7 +79,7 @@ class FastPolls:
         self,
         realtime: Realtime,
         limiter: Limiter,
-        metrics: Metrics,
+        counts: RepeatedPolls,
         ongoing: Ongoing,
         *,
         draining: Callable[[], bool],
@@ -90,7 +89,7 @@ class FastPolls:
         """``limited``: whether the limiter counts at all."""
         self.realtime = realtime
         self.limiter = limiter
-        self.metrics = metrics
+        self.counts = counts
         self.ongoing = ongoing
         self.draining = draining
         self.spawn = spawn
@@ -256,7 +255,7 @@ class Lane:
             if found is None:
                 return False
             events, self._reached, more = found
-        realtime.marks.mark(identity.tenant, identity.user, position)
+        note_arrived(realtime, view, position)
         if events or not polled.wait:
             self._answer(events, more)
         else:
@@ -273,9 +272,12 @@ class Lane:
         elif poll.draining:
             # Nothing of what came: where the hub has skipped a part of the log, this view of it is void.
             self._answer((), False)
-        elif (found := poll.read_at_once(self._reached, self._repeated.polled.limit)) is None:
-            self._hand_over()
         else:
+            limit = self._repeated.polled.limit
+            found = poll.take_offered(limit) or poll.read_at_once(self._reached, limit)
+            if found is None:
+                self._hand_over()
+                return
             events, self._reached, more = found
             if events:
                 self._answer(events, more)
@@ -309,7 +311,6 @@ class Lane:
         for name in repeated.limits:
             values[name.encode()] = self._verdict.headers[name].encode()
         self._end(200, request_id)
-        shared.metrics.poll_repeated()
         self._outlet.write(repeated.head % values + body)
         if closes:
             self._outlet.finish()
@@ -351,16 +352,14 @@ class Lane:
         self._connection.keep_alive(True)
         self._began = time.perf_counter()
         self._shared.ongoing.enter()
-        self._shared.metrics.request_started()
-        self._shared.metrics.connection_opened("poll")
+        self._shared.counts.now += 1
 
     def _end(self, status: int, request_id: str | None = None) -> None:
         """The poll is over, and counted."""
         shared, repeated = self._shared, self._repeated
         asked = self._forget()
-        shared.metrics.connection_closed("poll", "answered")
-        shared.metrics.request_ended("GET", POLL, status, None)
-        if status == 200 and not shows_debug(LOGGER):
+        shared.counts.ended[status] = shared.counts.ended.get(status, 0) + 1
+        if status == 200 and not debugging():
             return
         cut = len(repeated.before)
         write_line(
@@ -378,7 +377,6 @@ class Lane:
         """The poll is none of the lane's any more, and is counted where it goes."""
         self._forget()
         self._early = b""
-        self._shared.metrics.poll_handed_over()
 
     def _forget(self) -> bytes:
         asked, self._asked = self._asked, None
@@ -390,6 +388,7 @@ class Lane:
             self._shared.realtime.hub.detach(self._poll)
             self._poll = None
         self._shared.ongoing.leave()
+        self._shared.counts.now -= 1
         return asked
 
     def _idle(self) -> None:

@@ -51,11 +51,6 @@ def request_id() -> str | None:
     return bound if isinstance(bound, str) else None
 
 
-def shows_debug(logger: str) -> bool:
-    """Whether debug lines of that name are written at all: asked in 0.1 µs, before a line is put together in vain."""
-    return logging.getLogger(logger).isEnabledFor(logging.DEBUG)
-
-
 def without_password(url: str) -> str:
     """A URL fit for a log line or an error: credentials and query left out."""
     parts = urlsplit(url)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import structlog
 from aiohttp import web
@@ -15,15 +16,14 @@ from aiohttp.typedefs import Handler, Middleware
 from domain.ids import UserId
 from handlers import keys
 from server.drain import Ongoing
-from server.logging import shows_debug
 from server.metrics import Metrics
 from server.middleware.proxies import Proxies
 
 if TYPE_CHECKING:
     from yarl import URL
 
-LOGGER = "parley.http"
-log = structlog.get_logger(LOGGER)
+log = structlog.get_logger("parley.http")
+_lines = logging.getLogger("parley.http")
 
 SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 """A request id from outside goes into logs and headers, so it holds no space, quote or control character."""
@@ -54,7 +54,12 @@ def given_id(request: web.BaseRequest) -> str | None:
 
 
 def new_id() -> str:
-    return uuid4().hex
+    return os.urandom(16).hex()
+
+
+def debugging() -> bool:
+    """Whether lines for debugging are written: asked in 0.1 µs, before one is put together in vain."""
+    return _lines.isEnabledFor(logging.DEBUG)
 
 
 def observe(
@@ -105,7 +110,7 @@ def write_line(
 ) -> None:
     """The line of a request in the log. ``bound``: fields that are not bound to the task that serves it."""
     if route in QUIET or (route == POLL and status == 200):
-        if not shows_debug(LOGGER):
+        if not debugging():
             return
         write = log.debug
     else:
