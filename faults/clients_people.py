@@ -46,7 +46,7 @@ class SignIn:
         self.account = account
         self.over = False
         self._rest = rest
-        self._entrance = entrance
+        self.entrance = entrance
         self._rng = rng
         self._numbers = itertools.count(1)
         self._refreshing = asyncio.Lock()
@@ -91,7 +91,7 @@ class SignIn:
         body = {"refresh_token": self._refresh}
         try:
             answer = await self._rest.settle(
-                self._entrance, self._rng, "POST", "/auth/token/refresh", body=body, fine=(200,)
+                self.entrance, self._rng, "POST", "/auth/token/refresh", body=body, fine=(200,)
             )
         except WrongAnswer as error:
             if self.over:
@@ -99,7 +99,7 @@ class SignIn:
             if error.answer.status != 401:
                 raise
             began = time.monotonic()
-            answer = await _sign_in(self.account, self._rest, self._entrance, self._rng)
+            answer = await _sign_in(self.account, self._rest, self.entrance, self._rng)
             self._rename()
         self._take(answer.json, began)
 

@@ -3,7 +3,8 @@
 Each has a WebSocket, an event stream and a row of polls open, on whichever instance the balancer chose, and the request
 that ends it goes to either. All must be closed within a second of the answer, nothing may be delivered after it, and
 the dead token, with which the devices go on knocking, opens nothing. Then all of it once more without Redis, as
-revocations travel in the log. Other sign-ins of the same accounts go on and miss nothing.
+revocations travel in the log. Other sign-ins of the same accounts go on and miss nothing; some of them with tokens
+that would expire too, were they not refreshed in time.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
     )
     if len(ends) < len(traffic.record.revocations) or not elsewhere:
         raise Broken("too few connections were open at both instances: this proves nothing")
+    _check_renewed(traffic)
 
 
 async def _round(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale, admin: SignIn) -> int:
@@ -96,6 +98,9 @@ async def _victims(stage: Stage, traffic: Traffic, rng: random.Random, ways: Seq
             second = await SignIn.by_password(first.account, rest, at, rng, number=2)
             if way == "expiry":
                 second.over = True  # it is not refreshed
+                renewed = await SignIn.by_password(first.account, rest, at, rng, number=3)
+                renewed.entrance = entrance
+                traffic.device(f"{renewed.name}/renewed", renewed, transport="ws")
             devices = [
                 traffic.device(f"{second.name}/{transport}", second, transport=transport)
                 for transport in STREAMS
@@ -151,3 +156,10 @@ def _ends(traffic: Traffic, revoked: Revoked) -> list[float]:
         for connection in traffic.record.connections
         if connection.sign_in in revoked.sign_ins and connection.closed_at is not None
     ]
+
+
+def _check_renewed(traffic: Traffic) -> None:
+    """A WebSocket that is given new tokens in time outlives the one it was opened with. Raises Broken."""
+    for connection in traffic.record.connections:
+        if connection.receiver.endswith("/renewed") and connection.reason == "4401":
+            raise Broken(f"{connection.receiver} was closed though it had renewed its token")
