@@ -1,4 +1,4 @@
-"""F4: PostgreSQL restarted, fast and immediate, and away for twenty seconds.
+"""F4: PostgreSQL restarted, fast and immediate, frozen, and away for twenty seconds.
 
 What is committed is there again afterwards. Meanwhile sends are told 503 and when to come again, and succeed when they
 do; streams stay open, with heartbeats, and go on where they were.
@@ -14,6 +14,9 @@ from faults.outages import Outage
 from faults.scale import Scale
 from faults.stage import Stage, whole
 from faults.traffic import Traffic
+
+FROZEN_SECONDS = 12.0
+"""Longer than a client waits for an answer, so that one that waits for ever shows."""
 
 
 async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) -> None:
@@ -31,6 +34,9 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
         stage.tell(
             f"{how} restart: down for {restart.ended - restart.began:.1f} s, sends go on after {seconds:.1f} s"
         )
+    if scale.full:  # finding out takes seconds, so this is of no use in little
+        await asyncio.sleep(rng.uniform(2.0, 4.0))
+        await _freeze(stage, traffic)
     await asyncio.sleep(scale.of(rng.uniform(2.0, 4.0), short=0.3))
     outage = Outage("PostgreSQL being away", traffic)
     await whole(stage.postgres.stop)
@@ -41,3 +47,18 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
     seconds = await outage.until_recovered()
     told, kept = outage.must_refuse_in_words(), outage.must_keep_sockets()
     stage.tell(f"away: 503 to {told} tries, {kept} streams stayed open; sends go on after {seconds:.1f} s")
+
+
+async def _freeze(stage: Stage, traffic: Traffic) -> None:
+    """It neither answers nor refuses; clients must be told in words before they stop waiting for an answer."""
+    frozen = Outage("PostgreSQL being frozen", traffic)
+    await whole(stage.postgres.freeze)
+    try:
+        frozen.begin()
+        await asyncio.sleep(FROZEN_SECONDS)
+        frozen.end()
+    finally:
+        await whole(stage.postgres.thaw)
+    seconds = await frozen.until_recovered()
+    told, kept = frozen.must_refuse_in_words(), frozen.must_keep_sockets()
+    stage.tell(f"frozen: 503 to {told} tries, {kept} streams stayed open; sends go on after {seconds:.1f} s")
