@@ -108,20 +108,26 @@ def instance(directory: Path, number: int = 1, **settings: str) -> Iterator[Serv
 def seed(directory: Path, seconds: float, *options: str) -> None:
     """Fills the data in `directory` by `main.py seed`, while no instance runs there. Raises StartError."""
     command = [sys.executable, str(ROOT / "main.py"), "seed", *options]
-    try:
-        ended = subprocess.run(
+    log = directory / "seed.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
             command,
             cwd=directory,
             env={**_environment(directory), "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
+    try:
+        if process.wait(seconds):
+            raise StartError(f"{command!r} failed:\n{tail(log)}")
     except subprocess.TimeoutExpired as error:
-        raise StartError(f"{command!r} took more than {seconds:.0f} s") from error
-    if ended.returncode:
-        raise StartError(f"{command!r} failed:\n{ended.stderr[-3000:]}")
+        raise StartError(f"{command!r} took more than {seconds:.0f} s:\n{tail(log)}") from error
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # it stops the services that it has started
+            process.wait(_STOP_SECONDS)
 
 
 def _environment(directory: Path) -> dict[str, str]:
