@@ -30,11 +30,11 @@ LOUD_SENDERS = 16
 LISTENERS = 10
 """Receivers that are in the loud group too, and go on reading."""
 RECEIVE_BUFFER = 64 * 1024
-ENOUGH = 6 * 2**20
+ENOUGH = 8 * 2**20
 """Bytes that must be said meanwhile: Linux takes 4 MiB for each connection before a server notices anything."""
 PATIENCE_SECONDS = 60.0
 """How much longer than planned it may take to say them."""
-KEPT_EACH = 768 * 1024
+KEPT_EACH = 512 * 1024
 """Bytes an instance may keep for one that stopped: a queue of 256 KiB, and what is on its way into the kernel."""
 KEPT_BESIDES = 64 * 2**20
 """Bytes it may need besides: the newest events, which it keeps for everybody, have that ceiling."""

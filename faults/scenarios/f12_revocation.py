@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from faults.clients_http import Answer, Entrance
@@ -47,12 +48,13 @@ class _Victim:
 async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) -> None:
     """Two rounds, the second without Redis."""
     admin = await _admin(stage, traffic, rng)
-    elsewhere = await _round(stage, traffic, rng, scale, admin)
-    await whole(stage.redis.kill)
-    try:
-        elsewhere += await _round(stage, traffic, rng, scale, admin)
-    finally:
-        await whole(stage.redis.start)
+    async with _minter(stage, scale) as minter:
+        elsewhere = await _round(traffic, rng, scale, admin, minter)
+        await whole(stage.redis.kill)
+        try:
+            elsewhere += await _round(traffic, rng, scale, admin, minter)
+        finally:
+            await whole(stage.redis.start)
     ends = [end for revoked in traffic.record.revocations for end in _ends(traffic, revoked)]
     stage.tell(
         f"{len(traffic.record.revocations)} sign-ins ended with {len(ends)} connections, {elsewhere} of them at the "
@@ -63,17 +65,38 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
     _check_renewed(traffic)
 
 
-async def _round(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale, admin: SignIn) -> int:
+@asynccontextmanager
+async def _minter(stage: Stage, scale: Scale) -> AsyncIterator[Entrance | None]:
+    """An instance whose tokens have a short life. In a short run there is none: starting it takes longer than that."""
+    if not scale.full:
+        yield None
+        return
+    instance = stage.instances[0].beside("minter", PARLEY_ACCESS_TOKEN_SECONDS=str(LIFE_SECONDS))
+    try:
+        await instance.start()
+        yield Entrance.to(instance.url, "minter")
+    finally:
+        if instance.is_running:
+            await instance.kill()
+
+
+async def _round(
+    traffic: Traffic, rng: random.Random, scale: Scale, admin: SignIn, minter: Entrance | None
+) -> int:
     """New victims are in the middle of it all when their sign-ins end, all at about the same time.
 
     How many connections were at another instance than the one that was asked.
     """
-    # Starting an instance that makes tokens of a short life takes longer than a short run may.
-    ways = WAYS if scale.full else WAYS[:-1]
-    victims = await _victims(stage, traffic, rng, [way for way in ways for _ in range(scale.of(5, short=1))])
+    each = scale.of(5, short=1)
+    names = [f"v{rng.getrandbits(32):08x}.{n}" for n in range(each * len(WAYS))]
+    accounts = await register(
+        traffic.rest, traffic.entrance, rng, names[: each * 3 if minter is None else None]
+    )
     senders = traffic.people.senders
-    members = [victim.ending for victim in victims]
-    await traffic.open_group(senders[0], [*senders[1:], *members])
+    await traffic.open_group(senders[0], [*senders[1:], *accounts])
+    victims = [
+        await _victim(traffic, rng, WAYS[n // each], account, minter) for n, account in enumerate(accounts)
+    ]
     await traffic.until_ready()
     await asyncio.sleep(scale.of(2.0, short=0.5))
     async with asyncio.TaskGroup() as tasks:
@@ -84,33 +107,23 @@ async def _round(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scal
     return sum(task.result() for task in ending)
 
 
-async def _victims(stage: Stage, traffic: Traffic, rng: random.Random, ways: Sequence[str]) -> list[_Victim]:
-    rest, entrance = traffic.rest, traffic.people.entrance
-    names = [f"v{rng.getrandbits(32):08x}.{n}" for n in range(len(ways))]
-    signed_up = await register(rest, entrance, rng, names)
-    minter = stage.instances[0].beside("minter", PARLEY_ACCESS_TOKEN_SECONDS=str(LIFE_SECONDS))
-    if "expiry" in ways:
-        await minter.start()
-    try:
-        victims = []
-        for way, first in zip(ways, signed_up, strict=True):
-            at = Entrance.to(minter.url, "minter") if way == "expiry" else entrance
-            second = await SignIn.by_password(first.account, rest, at, rng, number=2)
-            if way == "expiry":
-                second.over = True  # it is not refreshed
-                renewed = await SignIn.by_password(first.account, rest, at, rng, number=3)
-                renewed.entrance = entrance
-                traffic.device(f"{renewed.name}/renewed", renewed, transport="ws")
-            devices = [
-                traffic.device(f"{second.name}/{transport}", second, transport=transport)
-                for transport in STREAMS
-            ]
-            traffic.device(f"{first.name}/other", first)
-            victims.append(_Victim(way, second, first, devices))
-    finally:
-        if minter.is_running:
-            await minter.kill()
-    return victims
+async def _victim(
+    traffic: Traffic, rng: random.Random, way: str, first: SignIn, minter: Entrance | None
+) -> _Victim:
+    """A second sign-in with all transports; the first one has a device that goes on."""
+    expires = minter is not None and way == "expiry"
+    at = minter if minter is not None and expires else traffic.entrance
+    second = await SignIn.by_password(first.account, traffic.rest, at, rng, number=2)
+    if expires:
+        second.over = True  # nobody refreshes it
+        renewed = await SignIn.by_password(first.account, traffic.rest, at, rng, number=3)
+        renewed.entrance = traffic.entrance
+        traffic.device(f"{renewed.name}/renewed", renewed, transport="ws")
+    devices = [
+        traffic.device(f"{second.name}/{transport}", second, transport=transport) for transport in STREAMS
+    ]
+    traffic.device(f"{first.name}/other", first)
+    return _Victim(way, second, first, devices)
 
 
 async def _end(traffic: Traffic, victim: _Victim, admin: SignIn, rng: random.Random) -> int:
