@@ -161,8 +161,8 @@ class Sender:
         except TimeoutError:
             return Outcome(None)
         wire = self.wire
-        if wire is None:
-            return Outcome(None)
+        if wire is None or not wire.is_open:
+            return Outcome(None)  # nothing was tried
         reply = await wire.command("message.send", {"conversation_id": conversation, **data}, ANSWER_SECONDS)
         if reply["ok"]:
             return Outcome(self._seq(reply["data"], conversation, data))

@@ -248,7 +248,7 @@ class Traffic(Rooms):
         waiting = {
             device.name: (device, self._owed(device))
             for device in self.devices
-            if self.record.receivers[device.name].stays
+            if device.name in self.record.receivers and self.record.receivers[device.name].stays
         }
         while waiting and time.monotonic() < deadline:
             for name, (device, owed) in list(waiting.items()):
