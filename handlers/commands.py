@@ -17,10 +17,11 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from domain.errors import Malformed, ParleyError, TooMany, Unavailable
+from domain.errors import Malformed, ParleyError, Unavailable
 from domain.identity import Identity
 from domain.ids import ClientId, ConversationId
 from handlers import keys
+from handlers.pacing import Pace
 from handlers.problems import problem_of
 from handlers.reading import invalid
 from handlers.schemas.commands import SendMessage
@@ -56,8 +57,7 @@ class Connection:
         "_idle",
         "_in_flight",
         "_metrics",
-        "_tokens",
-        "_tokens_at",
+        "_pace",
         "_typing",
         "app",
         "identity",
@@ -76,9 +76,7 @@ class Connection:
         self._in_flight = 0
         self._idle: asyncio.Future[None] | None = None
         self._abuse: deque[float] | None = None
-        rate = app[keys.REALTIME].command_rate
-        self._tokens = 2 * rate if rate else 0.0
-        self._tokens_at = 0.0
+        self._pace: Pace | None = None
 
     async def take(self, frame: bytes | str) -> bool:
         """Carries out one frame. False where the peer has sent too many that are none."""
@@ -211,16 +209,13 @@ class Connection:
         return len(self._abuse) == MAX_ABUSE and now - self._abuse[0] < ABUSE_SECONDS
 
     def _spend(self) -> None:
-        """A token bucket of two seconds' worth. Raises TooMany."""
-        rate = self.app[keys.REALTIME].command_rate
-        if rate is None:
-            return
-        now = asyncio.get_running_loop().time()
-        self._tokens = min(2 * rate, self._tokens + (now - self._tokens_at) * rate)
-        self._tokens_at = now
-        if self._tokens < 1:
-            raise TooMany(retry_after=(1 - self._tokens) / rate)
-        self._tokens -= 1
+        """Takes one command from what the user may send. Raises TooMany."""
+        if self._pace is None:
+            paces = self.app[keys.REALTIME].paces
+            if paces is None:
+                return
+            self._pace = paces.of(self.identity.user)
+        self._pace.spend(asyncio.get_running_loop().time())
 
 
 def _parse(frame: bytes | str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from domain.ids import TenantId, UserId
 from domain.log import View
 from handlers.origins import Origins
+from handlers.pacing import Paces
 from handlers.realtime import Realtime
 from realtime.bus import Bus
 from realtime.hub import Hub, HubLimits
@@ -129,7 +130,7 @@ async def make_parts(
         spawn=tasks.start,
         max_per_user=settings.max_connections_per_user,
         max_connections=settings.max_connections,
-        command_rate=COMMANDS_A_SECOND if settings.rate_limits else None,
+        paces=Paces(COMMANDS_A_SECOND) if settings.rate_limits else None,
     )
     return Parts(
         settings,

@@ -179,6 +179,21 @@ async def test_an_invalid_frame_is_answered_under_the_id_it_has(house: House) ->
         assert (await raw.receive())["id"] is None
 
 
+async def test_a_user_may_send_so_many_commands_over_all_of_their_connections(house: House) -> None:
+    async with house.instance(rate_limits=True) as api:
+        ann, bob = await house.people(2, at=api)
+        async with ann.ws() as phone, ann.ws() as laptop, bob.ws() as other:
+            began = time.monotonic()
+            asked = [(socket, await socket.tell("ping")) for _ in range(300) for socket in (phone, laptop)]
+            replies = [await socket.reply(name) for socket, name in asked]
+            most = 100 + 50 * (time.monotonic() - began)
+            refused = [reply["error"] for reply in replies if not reply["ok"]]
+            assert 100 <= len(replies) - len(refused) <= most
+            assert {error["status"] for error in refused} <= {429}
+            assert all(0 < error["retry_after_ms"] <= 1000 for error in refused)
+            assert await other.command("ping") == {}
+
+
 @pytest.mark.parametrize(
     ("op", "change", "pointer"),
     [
