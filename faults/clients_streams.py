@@ -7,6 +7,7 @@ that is its owner's business, who has the cursor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import time
@@ -174,14 +175,16 @@ class Wire(asyncio.Protocol):
         """Takes nothing more from the kernel."""
         if self._transport is not None and not self._transport.is_closing():
             self.is_deaf = True
-            self._transport.pause_reading()
+            with contextlib.suppress(RuntimeError):  # uvloop: it has ended a moment ago
+                self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Goes on where it stopped."""
         self.is_deaf = False
         self.heard = time.monotonic()
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+            with contextlib.suppress(RuntimeError):
+                self._transport.resume_reading()
 
     def seem_alive(self) -> None:
         """Tells the server that it is there, without reading anything. Where the transport has a way to say so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from enum import StrEnum
@@ -233,11 +234,14 @@ class _Side(asyncio.Protocol):
     def _settle(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if self._held or self.peer._full:
-            if self._transport.is_reading():
-                self._transport.pause_reading()
-        elif not self._transport.is_reading():
-            self._transport.resume_reading()
+        with contextlib.suppress(
+            RuntimeError
+        ):  # uvloop: it has ended a moment ago, and we are about to be told
+            if self._held or self.peer._full:
+                if self._transport.is_reading():
+                    self._transport.pause_reading()
+            elif not self._transport.is_reading():
+                self._transport.resume_reading()
 
 
 def inside_of(kind: Kind, data: bytes, rng: random.Random) -> int:
