@@ -7,6 +7,7 @@ other; any other command first waits until the sends before it are stored.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ class Connection:
     def _reply_error(self, id: str | None, error: ParleyError, op: str = "unknown") -> None:
         problem = problem_of(error).model_dump(exclude_none=True, mode="json")
         if error.retry_after is not None:
-            problem["retry_after_ms"] = round(error.retry_after * 1000)
+            problem["retry_after_ms"] = math.ceil(error.retry_after * 1000)
         reply = {"type": "reply", "id": id, "ok": False, "error": problem}
         self.session.send_control(orjson.dumps(reply), "reply")
         # What is no command is the client's own text.
