@@ -34,6 +34,7 @@ from bench.report import as_json, table
 from bench.scenario import PARLEY, SOCKETIO, Report, peers, say
 
 RESULTS = Path(__file__).resolve().parent / "results"
+NOT_QUICK = {"S8", "S12"}  # of SCENARIOS
 SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S11", "S12")
 _QUIET = 0.15  # cores others may use before the figures are called noisy
 
@@ -41,7 +42,9 @@ _QUIET = 0.15  # cores others may use before the figures are called noisy
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="within two minutes: one short round, smaller S5 and S6, no S8"
+        "--quick",
+        action="store_true",
+        help="within two minutes: one short round, smaller S5 to S7, no S8 and S12",
     )
     parser.add_argument("--only", default="", help=f"comma list of {' '.join(SCENARIOS)}")
     parser.add_argument(
@@ -52,7 +55,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _wanted(only: str, quick: bool) -> set[str]:
-    everything = set(SCENARIOS) - ({"S8"} if quick else set())
+    everything = set(SCENARIOS) - (NOT_QUICK if quick else set())
     names = {name.strip().upper() for name in only.split(",") if name.strip()} or everything
     if unknown := names - set(SCENARIOS):
         sys.exit(f"bench: there is no {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")

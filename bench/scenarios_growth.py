@@ -36,7 +36,7 @@ def _in_turns(both: Stores, rounds: int) -> list[tuple[Store, str]]:
 
 def _sends(report: Report, both: Stores) -> None:
     found: dict[str, list[ChatResult]] = {}
-    for store, name in _in_turns(both, report.plan.rounds):
+    for store, name in _in_turns(both, report.plan.growth_rounds):
         found.setdefault(name, []).append(measure_chat(report, "S12", name, store.chat))
     empty, grown = found.values()
     where = f"{both.rows:,} log rows, seeded in {both.seed_seconds:.0f} s"
@@ -61,7 +61,7 @@ def _latency(report: Report, both: Stores) -> None:
         ]
     )
     found: dict[str, list[float]] = {}
-    for store, name in _in_turns(both, 2 if report.plan.rounds > 1 else 1):
+    for store, name in _in_turns(both, report.plan.growth_rounds):
         spec = replace(store.chat, rate=rate, seconds=report.plan.growth_seconds)
         found.setdefault(name, []).extend(measure_chat(report, "S12, S4's load", name, spec).delivered)
     empty, grown = found.values()
@@ -91,7 +91,7 @@ def _replays(report: Report, both: Stores) -> None:
         if missed == MISSED[-1]:
             specs["the beginning of the log"] = asyncio.run(both.grown.resume(both.grown.reader, 1, times))
             specs["made-up history"] = asyncio.run(both.grown.resume(both.busy, 1, times))
-        results = _resumed(report, missed, specs, report.plan.rounds)
+        results = _resumed(report, missed, specs, report.plan.growth_rounds)
         empty = results[_EMPTY]
         for name, result in results.items():
             if name == _EMPTY:

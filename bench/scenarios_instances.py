@@ -37,8 +37,9 @@ def two_instances(report: Report, stage: Stage) -> None:
     """S11. Raises WrongError when any receiver at any instance lacks a message, has it twice, or out of order."""
     with instance(stage.server.directory, 2, **SETTINGS) as second:
         singly = _spread(report, stage, second, 1)
-        together = _spread(report, stage, second, report.plan.burst) if report.plan.bursts_at_two else None
-        lone, both = _chat(report, stage, second)
+        full = report.plan.two_in_full
+        together = _spread(report, stage, second, report.plan.burst) if full else None
+        chats = _chat(report, stage, second) if full else None
     where = f"{report.plan.receivers:,} receivers at each"
     for how, costs in (("one at a time", singly), ("in bursts", together)):
         if costs is None:
@@ -64,8 +65,10 @@ def two_instances(report: Report, stage: Stage) -> None:
                 1e6 / costs.lone,
             ),
         ]
-    _chat_rows(report, lone, both)
-    everyone = 2 * report.plan.receivers + 2 * report.plan.chat_pairs
+    everyone = 2 * report.plan.receivers
+    if chats is not None:
+        _chat_rows(report, *chats)
+        everyone += 2 * report.plan.chat_pairs
     report.rows.append(
         Row(
             "S11",
@@ -85,7 +88,10 @@ def _spread(report: Report, stage: Stage, second: Server, burst: int) -> _Burst:
     both = SpreadSpec(
         replace(load, address=replace(crowd, other_ports=(second.port,))), (crowd.pids, second.pids)
     )
-    rounds = [(_measure(report, "alone", alone), _measure(report, "both", both)) for _ in range(plan.rounds)]
+    rounds = [
+        (_measure(report, "alone", alone), _measure(report, "both", both))
+        for _ in range(plan.instance_rounds)
+    ]
     return _Burst(
         median([lone.server_us(0) for lone, _ in rounds]),
         median([pair.server_us(0) for _, pair in rounds]),
