@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from bench.chat_dialects import ACKNOWLEDGED, DELIVERED, OTHER, ParleyChat, Sock
 from bench.checker import SequenceChecker, WrongError, check_burst
 from bench.crowd import Crowd
 from bench.dialects import BODY_BYTES, HttpPublished, Parley, SocketIO, body, client_id, number_of
+from bench.fanout import Address
 from bench.frames import FrameError, client_text, data_payloads, server_frames
 from bench.transports import LongPolling, ServerSentEvents
 
@@ -270,6 +272,33 @@ def frames(bodies: list[bytes]) -> bytes:
 def test_crowd_accepts_a_burst_that_reached_everybody() -> None:
     with crowd_of(3, 5, lambda _, bodies: frames(bodies)) as crowd:
         assert crowd.burst(1, 5) > 0
+
+
+@pytest.mark.allow_blocking
+def test_receivers_take_turns_over_the_instances_and_each_token_is_used_at_every_one() -> None:
+    with (
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as first,
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as second,
+    ):
+        ports = [listener.getsockname()[1] for listener in (first, second)]
+        address = Address("parley", ports[0], (), tokens=("ann", "bob"), other_ports=(ports[1],))
+        with contextlib.closing(address.crowd(1000)) as crowd:
+            receivers = [crowd._dial(index) for index in range(4)]
+            assert [receiver.sock.getpeername()[1] for receiver in receivers] == [*ports, *ports]
+            asked = []
+            for listener in (first, second, first, second):
+                peer, _ = listener.accept()
+                with peer:
+                    peer.settimeout(10)
+                    asked.append(re.findall(rb"Bearer (\w+)", peer.recv(4096)))
+            for receiver in receivers:
+                receiver.sock.close()
+    assert asked == [[b"ann"], [b"ann"], [b"bob"], [b"bob"]]
+
+
+def test_the_two_of_a_pair_are_at_different_instances() -> None:
+    parley = ParleyChat([1, 2], ["a", "b"], ["k"], 1)
+    assert [parley.url(user).split("/")[2] for user in range(4)] == ["127.0.0.1:1", "127.0.0.1:2"] * 2
 
 
 @pytest.mark.allow_blocking
