@@ -15,6 +15,7 @@ from soak.tally import Tally
 
 PASSWORD = "correct horse battery"
 _OLD_SECONDS = 40.0
+_RENEW_SECONDS = 20.0
 _MINE = 20  # own messages that may still be edited, deleted or reacted to
 
 
@@ -41,6 +42,7 @@ class Person:
     tally: Tally
     id: str = ""
     access: str = field(default="", repr=False)
+    access_at: float = 0.0
     refresh: str = field(default="", repr=False)
     cursor: str | None = None
     old: str | None = None
@@ -103,12 +105,18 @@ class Person:
         else:
             self._signed_in(answer)
 
+    async def renew_in_time(self) -> None:
+        """Refreshes the tokens where the next connection might outlive them."""
+        if time.monotonic() > self.access_at + _RENEW_SECONDS:
+            await self.renew()
+
     async def sign_out(self) -> None:
         await self.call("sign out", "POST", "/auth/logout")
 
     def _signed_in(self, answer: dict[str, object] | None) -> None:
         if answer is None:
             return
+        self.access_at = time.monotonic()
         self.access, self.refresh = str(answer["access_token"]), str(answer["refresh_token"])
         user = answer.get("user")
         if isinstance(user, dict):

@@ -56,7 +56,7 @@ class Traffic:
             elif chance < 0.2:
                 await person.sign_in()  # a second sign-in beside the first
             else:
-                await person.renew()
+                await person.renew_in_time()
 
     @staticmethod
     async def _stay(person: Person) -> None:
