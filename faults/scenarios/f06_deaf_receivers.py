@@ -40,8 +40,10 @@ KEPT_BESIDES = 64 * 2**20
 """Bytes it may need besides: the newest events, which it keeps for everybody, have that ceiling."""
 FALLEN_BEHIND = "parley_sessions_fallen_behind_total"
 SAMPLE_SECONDS = 0.25
-NOISE_SECONDS = 0.025
-"""A 99th percentile below this is that of an idle machine: two of them are not compared with each other."""
+SLOWER = 2.0
+"""The target: how many times as large the 99th percentile of others' deliveries may be."""
+NOISE_SECONDS = 0.05
+"""A 99th percentile below this is taken for this: what a machine does besides is as large."""
 
 
 @dataclass(slots=True)
@@ -93,8 +95,13 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
         f"{_said(traffic, meanwhile) / 2**20:.1f} MiB were said; {behind} fell behind, {left} were not sent away"
     )
     _weigh(stage, before, meanwhile, len(deaf))
-    for how, found in (("push", delays.pushed), ("poll", delays.polled)):
+    slower = [
         _compare(stage, how, found, before, meanwhile)
+        for how, found in (("push", delays.pushed), ("poll", delays.polled))
+    ]
+    # A second or two of a short run say little of how long things take, and fill no kernel's buffers.
+    if scale.full and max(slower) > SLOWER:
+        raise Broken(f"others waited {max(slower):.1f} times as long")
     if scale.full and behind < len(deaf) // 2:
         raise Broken("too little was said for most of them to fall behind: this proves nothing")
 
@@ -175,8 +182,8 @@ def _weigh(stage: Stage, before: _Stretch, meanwhile: _Stretch, deaf: int) -> No
 
 def _compare(
     stage: Stage, how: str, delays: Sequence[tuple[float, float]], before: _Stretch, meanwhile: _Stretch
-) -> None:
-    """The 99th percentile of others' deliveries may double at most. Raises Broken."""
+) -> float:
+    """How many times as large the 99th percentile of others' deliveries was."""
     first, then = (
         _percentile([delay for began, delay in delays if stretch.holds(began)])
         for stretch in (before, meanwhile)
@@ -185,8 +192,7 @@ def _compare(
         f"by {how}, 99 in 100 deliveries to others took {first * 1000:.0f} ms at most before, "
         f"{then * 1000:.0f} ms meanwhile"
     )
-    if then > 2 * max(first, NOISE_SECONDS):
-        raise Broken(f"by {how}, others waited {then / first:.1f} times as long")
+    return then / max(first, NOISE_SECONDS)
 
 
 def _percentile(found: list[float]) -> float:
