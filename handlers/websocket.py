@@ -164,6 +164,10 @@ class SessionSocket(web.WebSocketResponse[bool]):
                 message = await self.receive()
                 transport.heard()
                 if message.type in ENDS:
+                    if isinstance(message.data, Exception):
+                        # A protocol error is kept by the reader it was raised in: with its traceback it would hold
+                        # itself and this connection until the collector's next pass over everything.
+                        message.data.__traceback__ = None
                     break
                 if transport.closing is not None:
                     continue  # what is sent behind the end takes no effect

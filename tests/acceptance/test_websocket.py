@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 import uuid
@@ -12,6 +13,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from handlers.websocket import SessionSocket
 from tests.support.clients import Closed, Person
 from tests.support.house import House
 from tests.support.raw import CLOSE, PING, PONG, TEXT, RawWebSocket, raw_ws, upgrade_headers
@@ -567,3 +569,26 @@ async def test_a_sign_in_that_is_over_refreshes_nothing(house: House) -> None:
         error = await socket.failing("auth.refresh", {"access_token": over.token})
         assert error["status"] == 401
         assert await socket.command("ping") == {}
+
+
+async def test_a_peer_that_breaks_the_protocol_leaves_nothing_to_the_garbage_collector(house: House) -> None:
+    """Full passes of the collector are rare: what only they free would pile up, a whole connection each time."""
+    (ann,) = await house.people(1)
+
+    def there() -> int:
+        return sum(type(each) is SessionSocket for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    before = there()
+    try:
+        for _ in range(3):
+            async with raw_ws(ann) as raw:
+                await raw.receive()
+                await raw.send(CLOSE, b"\x00\x00")  # no close code that there is
+                assert (await raw.closed()).code == 1002
+        async with asyncio.timeout(10):
+            while there() > before:
+                await ann.poll()  # until the last one's handler has ended
+    finally:
+        gc.enable()
