@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 
-from faults.proxy import LOOK_SECONDS
+from faults.proxy import ANSWER_SECONDS, LOOK_SECONDS
 from faults.scale import Scale
 from faults.stage import Broken, Stage
 from faults.traffic import Traffic
@@ -31,7 +31,7 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
     await asyncio.sleep(scale.of(2.0, short=0.3))
     stage.redis.freeze()
     try:
-        unready = await _never_ready(stage, scale.of(10.0, short=1.0))
+        unready = await _never_ready(stage, scale.of(10.0, short=0.8))
     finally:
         stage.redis.thaw()
     stage.tell("Redis was frozen")
@@ -40,9 +40,9 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
 
 
 async def _never_ready(stage: Stage, seconds: float) -> set[str]:
-    """Waits; which instances the balancer took for dead all the while, after a second to get used to it."""
+    """Waits; which instances the balancer took for dead all the while, after the time it takes to notice."""
     never = set(stage.proxy.backends)
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(ANSWER_SECONDS)
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         never -= {name for name, backend in stage.proxy.backends.items() if backend.ready}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+from collections.abc import Mapping
 
 from faults.links import Kind
 from faults.scale import Scale
@@ -17,6 +19,8 @@ from faults.traffic import Traffic
 
 SHARE = 0.1
 """Of the open connections of each kind, cut at a time."""
+LATEST_SECONDS = 20.0
+"""By when one of each kind must have been cut: few receivers may all be on others for a while."""
 CUT = (Kind.WEBSOCKET, Kind.SSE, Kind.POLL, Kind.SEND)
 
 
@@ -25,7 +29,9 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
     before = dict(stage.proxy.cut_short)
     for sender in traffic.senders.values():
         sender.twice = True
-    for _ in range(scale.of(30, short=5)):
+    rounds, latest = scale.of(30, short=5), time.monotonic() + LATEST_SECONDS
+    while rounds > 0 or (not all(_cut(stage, before).values()) and time.monotonic() < latest):
+        rounds -= 1
         for kind in CUT:
             links = stage.proxy.choose([kind])
             many = max(1, round(SHARE * len(links)))
@@ -34,8 +40,13 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
                 stage.proxy.cut_sending(links[many : 2 * many])
             stage.proxy.cut(links[-max(1, many // 4) :])
         await asyncio.sleep(rng.uniform(0.2, 1.0) if scale.full else rng.uniform(0.1, 0.3))
-    counts = {kind: stage.proxy.cut_short[kind] - before.get(kind, 0) for kind in CUT}
+    counts = _cut(stage, before)
     stage.tell("cut in the middle: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     for kind, count in counts.items():
         if not count:
             raise Broken(f"no {kind} was cut in the middle: this proves nothing")
+
+
+def _cut(stage: Stage, before: Mapping[Kind, int]) -> dict[Kind, int]:
+    """How many of each kind were cut in the middle since then."""
+    return {kind: stage.proxy.cut_short[kind] - before.get(kind, 0) for kind in CUT}
