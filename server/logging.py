@@ -8,6 +8,7 @@ credential; a field whose name says that it is one is blanked here all the same.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import queue
 import sys
@@ -66,21 +67,20 @@ def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
     readable = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared = _shared_processors()
+    rendering = _rendering(readable, colors=stream.isatty())
+    writer = _Writer(stream)
+    # Our own lines pass the standard library's loggers by, which took as long again as making the line.
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *names: _Lines(writer, *names),
         cache_logger_on_first_use=False,
     )
-    writer = _Writer(stream)
     entry = _Entry(writer)
     entry.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_rendering(readable, colors=stream.isatty()),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     root = logging.getLogger()
@@ -136,8 +136,18 @@ class _Writer:
             self._stream.flush()
 
 
+class _Lines:
+    """What structlog hands finished lines to."""
+
+    __slots__ = ("critical", "debug", "error", "exception", "info", "name", "warning")
+
+    def __init__(self, writer: _Writer, name: str = "parley") -> None:
+        self.name = name
+        self.debug = self.info = self.warning = self.error = self.exception = self.critical = writer.put
+
+
 class _Entry(logging.Handler):
-    """Formats on the caller's side, where the request's context is."""
+    """Formats what libraries log on the caller's side, where the request's context is."""
 
     def __init__(self, writer: _Writer) -> None:
         super().__init__()
@@ -185,7 +195,10 @@ def _rendering(readable: bool, *, colors: bool) -> list[Processor]:
 
 
 def _dumps(value: Any, **_: object) -> str:
-    return orjson.dumps(value, default=str).decode()
+    try:
+        return orjson.dumps(value, default=str).decode()
+    except TypeError:  # text that is no UTF-8, a number past 64 bits
+        return json.dumps(value, default=str)
 
 
 def default_stream() -> TextIO:
