@@ -48,6 +48,8 @@ RETRY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 SILENCE_SECONDS = 1.0
 """For how long a database that did not answer is not asked again."""
 
+RELEASE_SECONDS = 1.0
+
 
 async def _keep(connection: object) -> None:
     """What is done to a connection that comes back to the pool."""
@@ -113,7 +115,7 @@ class Database:
         if asyncio.get_running_loop().time() < self._silent_until:
             raise Unavailable("the database does not answer")
         try:
-            async with self._pool.acquire(timeout=5) as connection, self._ended_with(connection):
+            async with self._taken(self._pool) as connection, self._ended_with(connection):
                 yield connection
         except AWAY as error:
             raise Unavailable("the database is away") from error
@@ -123,6 +125,19 @@ class Database:
         """A connection inside one READ COMMITTED transaction: committed on leaving, rolled back on an exception."""
         async with self.connection() as connection, connection.transaction(), self._ended_with(connection):
             yield connection
+
+    @asynccontextmanager
+    async def _taken(self, pool: Pool) -> AsyncIterator[Connection]:
+        connection = await pool.acquire(timeout=5)
+        try:
+            yield connection
+        finally:
+            try:
+                # Takes time only where a statement was cancelled, which PostgreSQL has to confirm. Whoever cancelled it
+                # waits for this too, and had a limit in mind.
+                await pool.release(connection, timeout=RELEASE_SECONDS)
+            except TimeoutError:
+                self._note_silence()  # the connection is ended; what the caller did or raised stands
 
     @asynccontextmanager
     async def _ended_with(self, connection: Connection) -> AsyncIterator[None]:

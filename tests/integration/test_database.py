@@ -107,6 +107,22 @@ async def test_a_database_that_does_not_answer_is_found_out_in_time_and_then_not
                 await asyncio.sleep(0.05)
 
 
+async def test_giving_up_on_a_database_that_does_not_answer_takes_no_longer_than_was_meant(
+    database_url: str,
+) -> None:
+    async with (
+        database_relay(database_url) as (relay, url),
+        Database(url, pool_size=1, statement_seconds=30) as database,
+    ):
+        relay.freeze()
+        async with asyncio.timeout(4):  # where it took 5 s more to have the statement cancelled
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1), database.connection() as connection:
+                    await connection.fetchval("SELECT 1")
+        with pytest.raises(Unavailable):  # and it is known from then on, for a moment
+            await database.connection().__aenter__()
+
+
 async def _answers(database: Database) -> bool:
     try:
         async with database.connection() as connection:
