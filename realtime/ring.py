@@ -108,11 +108,17 @@ class Ring:
     def topic(self, key: bytes, after: int, upto: int, limit: int) -> Sequence[Event]:
         """The first ``limit`` events of one topic with ``after < position <= upto``."""
         tail = self._topics.get(key)
-        if tail is None or tail.events[-1].position <= after:
+        if tail is None:
             return ()
-        start = bisect_right(tail.events, after, lo=tail.start, key=_position)
-        end = bisect_right(tail.events, upto, lo=start, key=_position)
-        return tail.events[start : min(end, start + limit)]
+        events, start = tail.events, tail.start
+        newest = events[-1].position
+        if newest <= after:
+            return ()
+        # Who comes back mostly asks for a topic's events to the last, and often for all that is held of it.
+        if events[start].position <= after:
+            start = bisect_right(events, after, lo=start, key=_position)
+        end = len(events) if newest <= upto else bisect_right(events, upto, lo=start, key=_position)
+        return events[start : min(end, start + limit)]
 
     def redact(self, positions: Iterable[int]) -> None:
         """Withdraws the text of those events that are still held."""

@@ -58,9 +58,9 @@ def test_a_line_is_one_json_object_with_time_level_and_logger() -> None:
 def test_a_value_that_is_no_json_costs_neither_the_line_nor_its_caller() -> None:
     stream = io.StringIO()
     with logging_to(stream, Settings()):
-        structlog.get_logger("parley.test").info("odd", text="\udcff", number=1 << 70, thing=object)
+        structlog.get_logger("parley.test").info("odd", word="\udcff", number=1 << 70, thing=object)
     (line,) = lines(stream)
-    assert (line["text"], line["number"], line["thing"]) == ("\udcff", 1 << 70, "<class 'object'>")
+    assert (line["word"], line["number"], line["thing"]) == ("\udcff", 1 << 70, "<class 'object'>")
 
 
 def test_what_libraries_log_takes_the_same_form() -> None:
