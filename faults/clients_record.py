@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
 
@@ -54,6 +54,14 @@ class Receipts(Sequence[Receipt]):
     def __len__(self) -> int:
         return len(self._events)
 
+    def __iter__(self) -> Iterator[Receipt]:
+        for start, end, number in zip(
+            self._starts, [*self._starts[1:], len(self)], self._numbers, strict=True
+        ):
+            wire = self._connections[number]
+            for at, event in zip(self._times[start:end], self._events[start:end], strict=True):
+                yield self._receipt(at, event, wire)
+
     @overload
     def __getitem__(self, index: int) -> Receipt: ...
     @overload
@@ -64,23 +72,24 @@ class Receipts(Sequence[Receipt]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        event = self._events[index]
         number = self._numbers[bisect.bisect_right(self._starts, index) - 1]
-        wire = self._connections[number]
+        return self._receipt(self._times[index], self._events[index], self._connections[number])
+
+    def _receipt(self, at: float, event: Event, wire: Connection) -> Receipt:
         return Receipt(
-            receiver=self._receiver,
-            at=self._times[index],
-            transport=wire.transport,
-            instance=wire.instance,
-            connection=number,
-            cursor=event.cursor,
-            type=event.type,
-            topic=event.topic,
-            conversation=event.conversation,
-            seq=event.seq,
-            client_id=event.client_id,
-            body=event.body,
-            user=event.user,
+            self._receiver,
+            at,
+            wire.transport,
+            wire.instance,
+            wire.number,
+            event.cursor,
+            event.type,
+            event.topic,
+            event.conversation,
+            event.seq,
+            event.client_id,
+            event.body,
+            event.user,
         )
 
 

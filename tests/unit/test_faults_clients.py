@@ -204,6 +204,7 @@ async def test_what_was_cut_is_given_again_and_recorded_once(
     assert [receipt.seq for receipt in receipts] == [1, 2, 3]
     first = 0 if transport == "poll" else 1
     assert [receipt.connection for receipt in receipts] == [0] * first + [first] * (3 - first)
+    assert [receipts[at] for at in range(3)] == list(receipts) == receipts[:]
     assert made.record.complaints == []
 
 
