@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -74,6 +75,8 @@ class Device:
         """Set once it has its first cursor."""
         self.last: dict[str, int] = {}
         """By conversation, the `seq` of the last message it was given."""
+        self.ends: Counter[str] = Counter()
+        """How its connections ended, and attempts at one, in words."""
         self.wire: Wire | None = None
         self.on_event: Callable[[Device, Frame], None] | None = None
         self._world = world
@@ -125,6 +128,7 @@ class Device:
         try:
             while True:
                 end = await self._read()
+                self.ends[end.why] += 1
                 failures = 0 if self.wire is not None and self.wire.was_open else failures + 1
                 if end.unauthorised and self.wire is not None:
                     self._refused = self.wire.token
