@@ -139,7 +139,7 @@ def write(path: Path, rows: Sequence[Row], *, full: bool) -> None:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "full": full,
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "holds": all(row.holds for row in rows),
+        "holds": all(row.holds or row.not_run for row in rows),
         "rows": [asdict(row) | {"holds": row.holds} for row in rows],
     }
     path.write_text(json.dumps(found, indent=1) + "\n")

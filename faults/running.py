@@ -7,12 +7,12 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from faults.checker import check
-from faults.clients_http import Entrance
+from faults.clients_http import Cut, Entrance, WrongAnswer
 from faults.instances import StageError
 from faults.matrix import Fault
 from faults.report import Row, row_of
@@ -24,7 +24,9 @@ from faults.traffic import Traffic, sign_up
 Tell = Callable[[str], None]
 FAULT_SECONDS = 240.0
 """Past this a fault hangs."""
-_FAILURES = (StageError, ServiceError, TimeoutError, OSError)
+REPAIR_SECONDS = 15.0
+"""How long instances may take to be well again after a promise was broken, before the stage is given up."""
+_FAILURES = (StageError, ServiceError, TimeoutError, OSError, Cut, WrongAnswer)
 
 
 async def run_all(
@@ -85,17 +87,34 @@ async def try_fault(fault: Fault, stage: Stage, scale: Scale, seed: int) -> tupl
 async def _bring(
     fault: Fault, stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale, wrong: list[str]
 ) -> bool:
-    """Runs the scenario; whether the stage is whole after it."""
+    """Runs the scenario; whether the stage is whole after it. Raises NotRun, and what is a mistake of the harness."""
     try:
         async with asyncio.timeout(FAULT_SECONDS):
             await fault.run(stage, traffic, rng, scale)
-            await stage.until_well()
-    except Broken as broken:
-        wrong.append(str(broken))
-    except _FAILURES as failure:
-        wrong.append(f"the stage failed: {str(failure) or type(failure).__name__}")
+        await stage.until_well()
+        return True
+    except (Broken, *_FAILURES, ExceptionGroup) as error:
+        found = list(_reasons(error))
+    wrong += [str(each) if isinstance(each, Broken) else f"it failed: {each!r}" for each in found]
+    if not all(isinstance(each, Broken) for each in found):
+        return False
+    try:
+        await stage.until_well(REPAIR_SECONDS)
+    except TimeoutError:
         return False
     return True
+
+
+def _reasons(error: Exception) -> Iterator[Exception]:
+    """What a group of errors is made of, where all of it tells of the server or of the machine. Raises other groups."""
+    if not isinstance(error, ExceptionGroup):
+        yield error
+        return
+    told, mistakes = error.split((Broken, *_FAILURES))
+    if mistakes is not None:
+        raise error
+    for each in told.exceptions if told is not None else ():
+        yield from _reasons(each)
 
 
 def _balancer(stage: Stage) -> Entrance:
