@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from faults.matrix import MATRIX
 from faults.program import main
 from faults.report import Row, line_of, row_of, words_of, write
 from faults.running import _reasons
@@ -76,3 +77,8 @@ def test_an_unknown_fault_is_refused_by_name(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["--only", "F1,F99"])
     assert "no F99; there are F1, F2" in capsys.readouterr().err
+
+
+def test_every_fault_is_in_the_document() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    assert [fault.id for fault in MATRIX if f"| {fault.id} |" not in text] == []
