@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -87,13 +88,26 @@ class _Ears(WSListener):
         self._person.tally.answered(op, status, str(reply.get("error")))
 
 
+async def _connect(ears: _Ears, url: str, headers: Mapping[str, str]) -> WSTransport:
+    """Opens a WebSocket. Cancelled, it opens all the same and hangs up: picows would leave it open, answering pings."""
+    opening = asyncio.ensure_future(
+        ws_connect(lambda: ears, url, extra_headers=headers, websocket_handshake_timeout=_OPENING)
+    )
+    try:
+        transport, _ = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with contextlib.suppress(*_GONE, TimeoutError):
+            transport, _ = await opening
+            transport.disconnect(False)
+        raise
+    return transport
+
+
 async def by_websocket(person: Person, seconds: float) -> None:
     """Ends with a close, or by hanging up."""
     url = person.url(f"/realtime/ws?{urlencode(_place(person))}").replace("http", "ws", 1)
     ears = _Ears(person)
-    transport, _ = await ws_connect(
-        lambda: ears, url, extra_headers=person.headers, websocket_handshake_timeout=_OPENING
-    )
+    transport = await _connect(ears, url, person.headers)
 
     async def command(op: str, data: Mapping[str, Any]) -> None:
         if not ears.ended.done():
