@@ -13,6 +13,7 @@ from pathlib import Path
 
 from faults.checker import check
 from faults.clients_http import Cut, Entrance, WrongAnswer
+from faults.history import History
 from faults.instances import StageError
 from faults.matrix import Fault
 from faults.report import Row, row_of
@@ -20,6 +21,7 @@ from faults.scale import Scale
 from faults.services import ServiceError
 from faults.stage import Broken, NotRun, Stage, set_up
 from faults.traffic import Traffic, sign_up
+from faults.verdict import Verdict
 
 Tell = Callable[[str], None]
 FAULT_SECONDS = 480.0
@@ -69,13 +71,13 @@ async def try_fault(fault: Fault, stage: Stage, scale: Scale, seed: int) -> tupl
     if whole:
         await traffic.read_stored({each.name: Entrance.to(each.url, each.name) for each in stage.instances})
     history = traffic.history()
-    verdict = check(history)
+    verdict = check(history) if whole else _unjudged(history)
     wrong += traffic.complaints
     if fault.judge is not None:
         wrong += fault.judge(history)
     there = {mark.receiver for mark in history.caught_up}
     late = [each.name for each in history.receivers if each.stays and each.name not in there]
-    if late:
+    if late and whole:
         wrong.append(f"{len(late)} receivers never caught up, {late[0]} first")
     seconds = time.monotonic() - began
     caught = None if late else caught_up
@@ -115,6 +117,13 @@ def _reasons(error: Exception) -> Iterator[Exception]:
         raise error
     for each in told.exceptions if told is not None else ():
         yield from _reasons(each)
+
+
+def _unjudged(history: History) -> Verdict:
+    """Figures alone: where the stage failed, nobody could read what is stored."""
+    acknowledged = sum(send.acked_at is not None for send in history.sends)
+    received = sum(len(receipts) for receipts in history.receipts.values())
+    return Verdict(len(history.sends), acknowledged, received, ())
 
 
 def _balancer(stage: Stage) -> Entrance:
