@@ -39,6 +39,8 @@ KEPT_EACH = 512 * 1024
 KEPT_BESIDES = 64 * 2**20
 """Bytes it may need besides: the newest events, which it keeps for everybody, have that ceiling."""
 FALLEN_BEHIND = "parley_sessions_fallen_behind_total"
+RESUME_SECONDS = 60.0
+"""How long the scenario waits for them: they have 1.6 GB to get."""
 SAMPLE_SECONDS = 0.25
 SLOWER = 2.0
 """The target: how many times as large the 99th percentile of others' deliveries may be."""
@@ -79,7 +81,7 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
     delays = _Delays(traffic.record.begun)
     for device in traffic.devices:
         device.on_event = delays.note
-    deaf = await _open(stage, traffic, rng, scale)
+    deaf, group = await _open(stage, traffic, rng, scale)
     before = await _stretch(stage, traffic, [], scale.of(12.0, short=1.5), 0)
     behind = await _fallen_behind(stage)
     for device in deaf:
@@ -99,6 +101,7 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
         _compare(stage, how, found, before, meanwhile)
         for how, found in (("push", delays.pushed), ("poll", delays.polled))
     ]
+    await _until_all_have(stage, traffic, deaf, group)
     # A second or two of a short run say little of how long things take, and fill no kernel's buffers.
     if scale.full and max(slower) > SLOWER:
         raise Broken(f"others waited {max(slower):.1f} times as long")
@@ -106,8 +109,8 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
         raise Broken("too little was said for most of them to fall behind: this proves nothing")
 
 
-async def _open(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) -> list[Device]:
-    """The loud group and who is in it; returns when all read."""
+async def _open(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) -> tuple[list[Device], str]:
+    """The loud group's receivers, and the group; returns when all read."""
     rest, entrance = traffic.rest, traffic.people.entrance
     prefix = f"d{rng.getrandbits(32):08x}"
     names = [f"{prefix}.{n}" for n in range(scale.receivers + LOUD_SENDERS)]
@@ -126,7 +129,20 @@ async def _open(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale
         rate = scale.of(20.0, short=10.0) / len(talkers)
         sender = traffic.sender(talker, rate, rest=bool(n % 2), choose=lambda _: group)
         sender.filler = LONG
-    return deaf
+    return deaf, group
+
+
+async def _until_all_have(stage: Stage, traffic: Traffic, deaf: Sequence[Device], group: str) -> None:
+    """Lets them get what they have missed, while the others go on; who never does is found out in the end."""
+    began, goal = time.monotonic(), traffic.record.head.get(group, 0)
+    waiting = list(deaf)
+    while waiting and time.monotonic() - began < RESUME_SECONDS:
+        await asyncio.sleep(SAMPLE_SECONDS)
+        waiting = [device for device in waiting if device.last.get(group, 0) < goal]
+    stage.tell(
+        f"{time.monotonic() - began:.1f} s after they began to read again, {len(deaf) - len(waiting)} of {len(deaf)} "
+        "had everything"
+    )
 
 
 async def _stretch(
