@@ -97,11 +97,11 @@ async def run(stage: Stage, traffic: Traffic, rng: random.Random, scale: Scale) 
         f"{_said(traffic, meanwhile) / 2**20:.1f} MiB were said; {behind} fell behind, {left} were not sent away"
     )
     _weigh(stage, before, meanwhile, len(deaf))
+    await _until_all_have(stage, traffic, deaf, group)
     slower = [
         _compare(stage, how, found, before, meanwhile)
         for how, found in (("push", delays.pushed), ("poll", delays.polled))
     ]
-    await _until_all_have(stage, traffic, deaf, group)
     # A second or two of a short run say little of how long things take, and fill no kernel's buffers.
     if scale.full and max(slower) > SLOWER:
         raise Broken(f"others waited {max(slower):.1f} times as long")
