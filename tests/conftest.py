@@ -16,19 +16,22 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import asyncpg
 import pytest
 from blockbuster import BlockBuster
 from pydantic import SecretStr
 
-from server.embedded import EmbeddedServices
+from server.embedded import EmbeddedServices, postgres
 from server.settings import Settings
 from storage import migrate
 from tests.support.loop import LoopThread
 from tests.support.services import OwnPostgres, OwnRedis, with_database
 
 _OURS = ["domain", "storage", "realtime", "services", "handlers", "server"]
+_NOT_KEPT = {"fsync": "off", "full_page_writes": "off", "checkpoint_flush_after": "0"}
+"""The run's own cluster is thrown away with it, so no commit waits for the disk; those of `own_postgres` do."""
 _SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
 
@@ -70,7 +73,8 @@ def loop_thread() -> Iterator[LoopThread]:
 def services(tmp_path_factory: pytest.TempPathFactory, loop_thread: LoopThread) -> Iterator[EmbeddedServices]:
     data_dir = tmp_path_factory.mktemp("services")
     embedded = EmbeddedServices(Settings(data_dir=data_dir, database_url=None, redis_url=None))
-    loop_thread.run(embedded.__aenter__())
+    with mock.patch.dict(postgres._SETTINGS, _NOT_KEPT):
+        loop_thread.run(embedded.__aenter__())
     yield embedded
     loop_thread.run(embedded.__aexit__(None, None, None))
 
