@@ -126,7 +126,7 @@ def seed(directory: Path, seconds: float, *options: str) -> None:
         raise StartError(f"{command!r} took more than {seconds:.0f} s:\n{tail(log)}") from error
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # it stops the services that it has started
+            process.send_signal(signal.SIGTERM)  # it stops the services that it has started
             process.wait(_STOP_SECONDS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -118,6 +119,7 @@ async def seed(
     if tenant is not None and not SLUG.fullmatch(tenant):
         raise StartupError("--tenant must be a DNS label: 1 to 63 of a-z 0-9 and inner hyphens.")
     began = time.monotonic()
+    _end_in_order()
     async with EmbeddedServices(settings) as services:
         await migrate_database(services.database_url)
         async with PasswordHasher(rounds=settings.bcrypt_rounds) as passwords:
@@ -143,6 +145,17 @@ async def seed(
         f"Sign in as {made.first_user} to {made.last_user}"
         + (f" with the password {SEED_PASSWORD}." if password is None else " with the password you gave.")
     )
+
+
+def _end_in_order() -> None:
+    """Lets SIGTERM end this task as Ctrl-C does: what was begun is undone, services that were started are stopped.
+
+    SIGINT as well: where a shell starts something in the background, it is ignored.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sent, task.cancel)
 
 
 def openapi_document() -> str:

@@ -103,7 +103,7 @@ async def test_a_size_that_does_not_fit_is_refused(database: Database, size: See
         await seed(database, users=size.users, messages=size.messages, log_rows=size.log_rows)
 
 
-def test_seeding_that_is_interrupted_leaves_nothing(
+def test_seeding_that_is_stopped_leaves_nothing(
     tmp_path: Path, database_url: str, redis_url: str, loop_thread: LoopThread
 ) -> None:
     process = subprocess.Popen(
@@ -127,7 +127,7 @@ def test_seeding_that_is_interrupted_leaves_nothing(
     with process:
         assert process.stderr is not None
         assert " of 4" in process.stderr.readline(), "the first line of progress"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         told = process.communicate(timeout=50)
     assert process.returncode == 130, told
 
