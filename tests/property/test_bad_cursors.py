@@ -247,6 +247,7 @@ def pages(served: Served, ann: Person) -> dict[str, str]:
     async def make() -> dict[str, str]:
         others = [await served.api.register() for _ in range(4)]
         group = await ann.group_with(*others)
+        await ann.group_with()
         for other in others[:2]:
             await ann.call("PUT", f"/users/{other.id}/block", expect=204)
         await ann.sign_in()
