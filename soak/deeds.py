@@ -159,7 +159,7 @@ _DEEDS: Mapping[Callable[[Person, Command | None], Awaitable[None]], float] = {
     _acknowledge: 2,
     _look: 3,
     _refresh: 0.5,
-    _members: 1.5,
+    _members: 4,
     _profile: 0.3,
     _ticket: 0.5,
 }
