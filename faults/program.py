@@ -16,7 +16,7 @@ import uvloop
 
 from faults.instances import StageError
 from faults.matrix import MATRIX, Fault
-from faults.report import Row, heading, line_of, words_of, write
+from faults.report import Row, heading, line_of, table_of, words_of, write
 from faults.running import run_all
 from faults.scale import FULL, SHORT
 from faults.services import ServiceError
@@ -35,7 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", type=_chosen, default=MATRIX, help="some of them: F1,F5", metavar="FAULTS")
     parser.add_argument("--seed", type=int, help="what is random, as in another run; by default a new one")
     parser.add_argument("--quick", action="store_true", help="few clients, a few seconds a fault")
+    parser.add_argument(
+        "--table", action="store_true", help="only show the last run's rows, for docs/faults.md"
+    )
     options = parser.parse_args(arguments)
+    if options.table:
+        print(table_of(RESULTS))
+        return 0
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_stopped(options.only, seed, quick=options.quick))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -138,8 +139,28 @@ def write(path: Path, rows: Sequence[Row], *, full: bool) -> None:
     found = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "full": full,
+        "cores": os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "holds": all(row.holds or row.not_run for row in rows),
         "rows": [asdict(row) | {"holds": row.holds} for row in rows],
     }
     path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def table_of(path: Path) -> str:
+    """The rows of a file that :func:`write` made, as docs/faults.md shows them."""
+    found = json.loads(path.read_text())
+    counted = ("sent", "acknowledged", "received", "lost", "doubled", "reordered", "leaked", "other")
+    lines = [
+        "| | fault | " + " | ".join(counted) + " | caught up in | verdict |",
+        "| --- | --- |" + " ---: |" * (len(counted) + 1) + " --- |",
+    ]
+    for row in found["rows"]:
+        figures = " | ".join(f"{row[name]:,}" for name in counted)
+        late = "never" if row["caught_up"] is None else f"{row['caught_up']:.1f} s"
+        verdict = "not run" if row["not_run"] else "holds" if row["holds"] else "**broken**"
+        lines.append(f"| {row['fault']} | {row['title']} | {figures} | {late} | {verdict} |")
+    seconds = sum(row["seconds"] for row in found["rows"])
+    seeds = ", ".join(sorted({str(row["seed"]) for row in found["rows"]}))
+    about = f"{found['at'][:10]}, {found['machine']}, {found['cores']} cores; seed {seeds}; {seconds / 60:.0f} minutes."
+    return "\n".join([*lines, "", about])

@@ -9,7 +9,7 @@ import pytest
 
 from faults.matrix import MATRIX
 from faults.program import main
-from faults.report import Row, line_of, row_of, words_of, write
+from faults.report import Row, line_of, row_of, table_of, words_of, write
 from faults.running import _reasons
 from faults.stage import Broken
 from faults.verdict import Kind, Verdict, Violation
@@ -64,6 +64,17 @@ def test_the_file_for_machines_has_every_row(tmp_path: Path) -> None:
     assert [each["holds"] for each in found["rows"]] == [True, False]
     assert found["holds"] is False
     assert found["rows"][0]["notes"] == ["a note"]
+
+
+def test_the_table_for_the_document_has_every_row_and_its_seed(tmp_path: Path) -> None:
+    path = tmp_path / "latest.json"
+    write(path, [row(), row(Violation(Kind.LOST, "x"))], full=True)
+    head, _, good, bad, _, about = table_of(path).splitlines()
+    assert head.count("|") == good.count("|") == bad.count("|")
+    assert good.startswith("| F1 | a fault | 10 | 9 | 80 | 0 | 0 | 0 | 0 | 0 | 0.5 s | holds |")
+    assert "| 1 | 0 | 0 | 0 | 0 |" in bad
+    assert "**broken**" in bad
+    assert "seed 7" in about
 
 
 def test_findings_are_taken_out_of_groups_and_mistakes_are_not() -> None:
