@@ -115,7 +115,18 @@ def stores(plan: Plan) -> Iterator[Stores]:
         server = stack.enter_context(instance(full, 1, **_SETTINGS))
         quiet, busy = asyncio.run(_seeded_users(server, (0, MISSED[-1])))
         grown = asyncio.run(_store(server, plan, (quiet,)))
+        for store in (empty, grown):
+            asyncio.run(_settled(store))
         yield Stores(empty, grown, busy, sizes[2], seconds)
+
+
+async def _settled(store: Store) -> None:
+    """Writes out what filling the store left to be written: else that goes on behind the first measurements."""
+    connection = await asyncpg.connect(store.url, timeout=10, command_timeout=300)
+    try:
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close(timeout=10)
 
 
 async def _seeded_users(server: Server, told: Sequence[int]) -> list[Account]:
