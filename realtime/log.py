@@ -232,14 +232,21 @@ class LogReader:
             # A position that was seen had been committed, so a head below it is another log: unless it was read before
             # the newest hint came, or before another reading found the log replaced. A second one cannot be.
             started, head = await self._read_again()
-        self.floor = head.floor
-        if head.position > self.position and not await self.reached(head.position, self._timing.gap):
-            await self._read_to(head.position)
+        await self._read_up_to(head)
+        while self.position < head.position:
+            # Not all of it was there to be read any more: it was replaced in between.
+            started, head = await self._read_again()
+            await self._read_up_to(head)
         was_fresh = self.fresh
         self._fresh_until = max(self._fresh_until, started + self._timing.stale)
         self._metrics.log_read(head.position, max(0, head.position - before), self._clock() - started)
         if not was_fresh and self.fresh:
             self.became_fresh()
+
+    async def _read_up_to(self, head: Head) -> None:
+        self.floor = head.floor
+        if head.position > self.position and not await self.reached(head.position, self._timing.gap):
+            await self._read_to(head.position)
 
     async def _read_again(self) -> tuple[float, Head]:
         while True:

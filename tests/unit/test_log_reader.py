@@ -448,6 +448,22 @@ async def test_a_restore_in_the_middle_of_reading_leaves_no_hole() -> None:
 
 
 @simulated
+async def test_a_head_that_could_not_be_reached_any_more_makes_nobody_fresh() -> None:
+    """Restored between the reading of the head and that of what lies before it: what was lost may have said that a
+    sign-in ended, so nothing goes out until the log is read as it is now."""
+    async with reading(timing=LogTiming(poll=1000.0)) as it:
+        it.reader.offer(it.commit(2))
+        it.commit(2)
+        it.freeze(5)
+        epochs: list[int] = []
+        it.reader.became_fresh = lambda: epochs.append(it.reader.epoch)
+        it.source.during = lambda: it.log.restore(2)
+        await it.reader.read_head()
+        assert epochs == [it.log.epoch]
+        assert it.losses == [2]
+
+
+@simulated
 async def test_it_ends_when_told_to_even_in_the_moment_in_which_it_is_poked() -> None:
     it = Reading(FakeLog())
     await it.reader.start(0)
