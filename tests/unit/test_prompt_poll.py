@@ -23,7 +23,7 @@ async def joined() -> tuple[FakeLog, Instance]:
     return log, instance
 
 
-@pytest.mark.parametrize("groups", FILTERS, ids=str)
+@pytest.mark.parametrize("groups", FILTERS, ids=lambda groups: "-".join(sorted(groups or {"all"})))
 @pytest.mark.parametrize("seed", range(5))
 async def test_what_it_is_offered_is_what_there_is_to_read(
     seed: int, groups: frozenset[Group] | None
