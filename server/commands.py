@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import aiojobs
@@ -19,11 +19,11 @@ from domain.log import StoredEvent
 from handlers.routes import ROUTES
 from server.embedded import EmbeddedServices
 from server.openapi import build, encode
-from server.preflight import migrate_database
+from server.preflight import check_database, migrate_database
 from server.progress import ProgressBar
 from server.settings import Settings
 from server.startup import StartupError
-from services.accounts import Accounts
+from services.accounts import Accounts, check_password
 from services.admin import Admin
 from services.deployment import begin_new_epoch
 from services.security.passwords import PasswordHasher
@@ -111,32 +111,35 @@ async def seed(
     number: int,
     password: str | None,
 ) -> str:
-    """Makes up history in an empty tenant; returns what to tell the operator. Raises `StartupError`."""
+    """Makes up history in an empty tenant; returns what to tell the operator.
+
+    Raises `StartupError` where nothing was seeded. Cancelled, it says in the log what is left.
+    """
     if settings.environment == "production" and password is None:
         raise StartupError(
             "in production, accounts with a known password are not made.", "Give a --password."
         )
     if tenant is not None and not SLUG.fullmatch(tenant):
         raise StartupError("--tenant must be a DNS label: 1 to 63 of a-z 0-9 and inner hyphens.")
+    if password is not None:
+        try:
+            check_password(password)
+        except ValueError as error:
+            raise StartupError(f"--password {error}.") from error
     began = time.monotonic()
     _end_in_order()
     async with EmbeddedServices(settings) as services:
-        await migrate_database(services.database_url)
-        async with PasswordHasher(rounds=settings.bcrypt_rounds) as passwords:
-            hashed = await passwords.hash(password or SEED_PASSWORD)
-        try:
-            async with Database(
-                services.database_url, pool_size=1, statement_seconds=_SEED_SECONDS
-            ) as database:
-                made = await Seeding(database, progress=bar.show).run(tenant, size, number, hashed)
-        except SeedRefused as refused:
-            raise StartupError(f"nothing was seeded: {refused}.") from refused
-        except ParleyError as error:
-            raise StartupError(f"nothing was seeded: {_told(error)}") from error
-        except asyncio.CancelledError:
-            bar.end()
-            _log.warning("seed_stopped", left="nothing")
-            raise
+        url = services.database_url
+        await check_database(url)
+        async with Database(url, pool_size=1, statement_seconds=_SEED_SECONDS) as database:
+            seeding = Seeding(database, progress=bar.show)
+            with _undone(bar):
+                await seeding.look()  # a schema that instances work on is left alone
+                await migrate_database(url)
+                async with PasswordHasher(rounds=settings.bcrypt_rounds) as passwords:
+                    hashed = await passwords.hash(SEED_PASSWORD if password is None else password)
+                made = await seeding.run(tenant, size, number, hashed)
+            missing = await _settled(seeding, bar)
     seconds = time.monotonic() - began
     bar.end()
     return (
@@ -144,7 +147,36 @@ async def seed(
         f"{made.log_rows:,} log rows in {seconds:.0f} s: {made.rows:,} rows, {made.rows / seconds:,.0f}/s.\n"
         f"Sign in as {made.first_user} to {made.last_user}"
         + (f" with the password {SEED_PASSWORD}." if password is None else " with the password you gave.")
+        + missing
     )
+
+
+@contextmanager
+def _undone(bar: ProgressBar) -> Iterator[None]:
+    """Says of what ends the block early that nothing was seeded."""
+    try:
+        yield
+    except SeedRefused as refused:
+        raise StartupError(f"nothing was seeded: {refused}.") from refused
+    except ParleyError as error:
+        raise StartupError(f"nothing was seeded: {_told(error)}") from error
+    except asyncio.CancelledError:
+        bar.end()
+        _log.warning("seed_stopped", left="nothing")
+        raise
+
+
+async def _settled(seeding: Seeding, bar: ProgressBar) -> str:
+    """What to add for the operator where the statistics could not be made; all else is stored by now."""
+    try:
+        await seeding.settle()
+    except ParleyError as error:
+        return f"\nIt is seeded, without statistics, which PostgreSQL makes up for in time: {_told(error)}"
+    except asyncio.CancelledError:
+        bar.end()
+        _log.warning("seed_stopped", left="all but the statistics")
+        raise
+    return ""
 
 
 def _end_in_order() -> None:

@@ -47,7 +47,10 @@ def rows_of(plan: SeedPlan) -> int:
 
 
 class Seeding:
-    """One transaction: who interrupts it, or cuts its connection, finds everything as it was."""
+    """:meth:`run` is one transaction: who interrupts it, or cuts its connection, finds everything as it was.
+
+    :meth:`settle` comes after it, when all is stored.
+    """
 
     def __init__(
         self, database: Database, *, progress: Progress, partition_events: int = PARTITION_EVENTS
@@ -56,6 +59,11 @@ class Seeding:
         self._progress = progress
         self._partition_events = partition_events
         self._done = self._total = 0
+
+    async def look(self) -> None:
+        """Raises SeedRefused where instances are at work. For a database of any schema; nothing in it is changed."""
+        async with self._database.connection() as connection:
+            await _refuse_beside_instances(connection)
 
     async def run(self, slug: str | None, size: SeedSize, number: int, password_hash: str) -> Seeded:
         """Makes up everything that ``size`` says for the tenant of that slug, which is made where there is none.
@@ -69,8 +77,7 @@ class Seeding:
         self._total = rows_of(plan)
         async with self._database.transaction() as connection:
             head = await seeding.hold(connection)
-            if await seeding.count_clients(connection):
-                raise SeedRefused("instances are at work on this database; stop them first")
+            await _refuse_beside_instances(connection)
             tenant = await _tenant(connection, slug)
             if await seeding.has_users(connection, tenant):
                 raise SeedRefused("there are accounts already; name a tenant of its own with --tenant")
@@ -79,7 +86,6 @@ class Seeding:
             history = await asyncio.to_thread(SeedHistory, plan, tenant, rng, head, begins, ends)
             await self._people(connection, history, password_hash)
             await self._log(connection, history)
-        await self._settle()
         return Seeded(
             len(plan.chats),
             plan.memberships,
@@ -90,6 +96,15 @@ class Seeding:
             username(size.users - 1),
             self._done,
         )
+
+    async def settle(self) -> None:
+        """Statistics, and pages marked as visible to all, so that the first hours are not spent on that.
+
+        Where it does not come to its end, PostgreSQL's own autovacuum does the same in its time. Raises Unavailable.
+        """
+        self._progress("statistics", self._done, self._total)
+        async with self._database.connection() as connection:
+            await seeding.vacuum(connection)
 
     async def _people(self, connection: Connection, history: SeedHistory, password_hash: str) -> None:
         plan = history.plan
@@ -124,11 +139,10 @@ class Seeding:
         await loader.finish(history.last, retention.AHEAD)
         await seeding.finish(connection, history.last, history.marks)
 
-    async def _settle(self) -> None:
-        """Statistics, and pages marked as visible to all, so that the first hours are not spent on that."""
-        self._progress("statistics", self._done, self._total)
-        async with self._database.connection() as connection:
-            await seeding.vacuum(connection)
+
+async def _refuse_beside_instances(connection: Connection) -> None:
+    if await seeding.count_clients(connection):
+        raise SeedRefused("instances are at work on this database; stop them first")
 
 
 def _next(stretches: Iterator[Stretch]) -> Stretch | None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
+from server.commands import seed as command
+from server.progress import ProgressBar
+from server.settings import Settings
+from server.startup import StartupError
 from services.seed_plan import SeedRefused, SeedSize
 from storage import log, retention
 from storage.database import Database
+from tests.conftest import Databases
 from tests.support.command import MAIN, environment, run
 from tests.support.loop import LoopThread
+from tests.support.relay import database_relay
 from tests.support.seeded import seed, wrongs
 
 
@@ -153,3 +162,76 @@ def test_the_command_says_what_it_made_and_how_to_sign_in(
     assert ended.returncode == 0, ended.stderr
     assert "10 users, 6 conversations, 20 messages and 100 log rows" in ended.stdout
     assert "seed000001 to seed000010 with the password parley-seed" in ended.stdout
+
+
+class AtTheStatistics(ProgressBar):
+    """Does something in the moment when all is stored, and only the statistics are not made yet."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__(io.StringIO())
+        self._act = act
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if what == "statistics":
+            self._act()
+
+
+async def people_in(database: Database) -> object:
+    async with database.connection() as connection:
+        return await connection.fetchval("SELECT count(*) FROM users")
+
+
+@pytest.mark.allow_blocking
+async def test_who_stops_it_at_the_statistics_is_told_that_all_is_stored(
+    settings: Settings, database_url: str
+) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    bar = AtTheStatistics(task.cancel)
+    with capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+        await command(settings, bar, None, SeedSize(2, 3, 21), 1, None)
+    task.uncancel()
+    assert [line["left"] for line in lines if line["event"] == "seed_stopped"] == ["all but the statistics"]
+    async with Database(database_url, pool_size=1) as database:
+        assert await people_in(database) == 2
+
+
+@pytest.mark.allow_blocking
+async def test_a_database_that_goes_away_at_the_statistics_leaves_it_seeded_and_it_says_so(
+    settings: Settings, database_url: str
+) -> None:
+    async with database_relay(database_url) as (relay, url), asyncio.TaskGroup() as tasks:
+        bar = AtTheStatistics(lambda: tasks.create_task(relay.cut(refuse=True)))
+        changed = settings.model_copy(update={"database_url": url})
+        told = await command(changed, bar, None, SeedSize(2, 3, 21), 1, None)
+    assert "2 users" in told
+    assert "without statistics" in told
+    async with Database(database_url, pool_size=1) as database:
+        assert await people_in(database) == 2
+
+
+@pytest.mark.parametrize("password", ["", "1234567", "x" * 1025], ids=len)
+@pytest.mark.parametrize("environment", ["production", "development"])
+async def test_a_password_that_nobody_may_set_is_refused_before_anything_is_done(
+    tmp_path: Path, environment: str, password: str
+) -> None:
+    nowhere = Settings(data_dir=tmp_path / "data").model_copy(update={"environment": environment})
+    with pytest.raises(StartupError, match="--password must be 8 to 1,024 bytes"):
+        await command(nowhere, ProgressBar(io.StringIO()), None, SeedSize(2, 0, 1), 1, password)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.allow_blocking
+async def test_a_database_that_instances_work_on_is_not_migrated_either(
+    settings: Settings, databases: Databases
+) -> None:
+    older = databases.create("template1")
+    try:
+        async with Database(older, pool_size=1) as instance:
+            changed = settings.model_copy(update={"database_url": older})
+            with pytest.raises(StartupError, match="nothing was seeded: instances are at work"):
+                await command(changed, ProgressBar(io.StringIO()), None, SeedSize(2, 0, 1), 1, None)
+            async with instance.connection() as connection:
+                assert await connection.fetchval("SELECT to_regclass('users')") is None
+    finally:
+        databases.drop(older)

@@ -22,7 +22,9 @@ async def seed(
     partition_events: int = PARTITION_EVENTS,
 ) -> Seeded:
     seeding = Seeding(database, progress=lambda *_: None, partition_events=partition_events)
-    return await seeding.run(slug, SeedSize(users, messages, log_rows), number, password_hash)
+    made = await seeding.run(slug, SeedSize(users, messages, log_rows), number, password_hash)
+    await seeding.settle()
+    return made
 
 
 #: Each counts what is wrong. Read with a fresh eye: what the services promise of rows that they wrote.
