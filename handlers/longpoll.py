@@ -18,6 +18,9 @@ from realtime.codec import encode_cursor
 from realtime.events import Event, Group
 from realtime.places import NotFresh, Place
 from realtime.poll import Poll
+from realtime.shared import encode_answer
+
+POLL = "/api/v1/realtime/poll"
 
 
 class PollQuery(StreamQuery):
@@ -69,7 +72,7 @@ async def get_poll(call: Call[NoBody, PollQuery]) -> Reply:
         call.request[keys.POLLED] = Polled(
             identity, call.query.cursor, groups, call.query.wait, call.query.limit
         )
-    return Reply(200, realtime.hub.shared.answer(poll.epoch, events, reached, more))
+    return Reply(200, encode_answer(poll.epoch, events, reached, more))
 
 
 async def _read(
@@ -113,7 +116,7 @@ def _resync(place: Place) -> Reply:
 ROUTES = (
     Route(
         "GET",
-        "/api/v1/realtime/poll",
+        POLL,
         get_poll,
         "Waits for events (long polling).",
         "Realtime",

@@ -293,6 +293,7 @@ class Hub:
             ring.redact(event.control.redacts)
             if event.control.revokes:
                 self._end_sign_ins(event, late=True)
+        self.shared.written()
         self._end_all()
         self._move_to(position)
 
@@ -323,6 +324,9 @@ class Hub:
                 follower.close(draining(1000))
             except Exception:
                 logger.exception("hub.session_not_closed")
+        elif isinstance(follower, Poll) and not follower.draining:
+            # What it was offered is not known: it is answered with the place it has, and asks again.
+            follower.drain(1000)
 
     # Writing.
 

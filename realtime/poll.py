@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Poll:
-    """Answers from the log, never from what was offered."""
+    """Answers from the log: what it is offered only tells it that there is something to read."""
 
     FILTERED_PAGE = 500  # events read at once where a filter is to leave some of them
 
@@ -93,15 +93,10 @@ class Poll:
         if not hub.replay.in_memory(after):
             return None
         upto = hub.position
-        page = limit if self._groups is None else max(limit, self.FILTERED_PAGE)
-        events, reached = hub.replay.from_memory(self.view, after, upto, page)
-        if reached < upto:
-            return None
-        if self._groups is not None:
-            events = [e for e in events if e.group in self._groups]
+        events, reached = self._remembered(after, upto, limit)
         if len(events) > limit:
             return events[:limit], events[limit - 1].position, True
-        return events, reached, False
+        return (events, reached, False) if reached >= upto else None
 
     async def read(self, after: int, limit: int) -> tuple[list[Event], int, bool]:
         """The next events behind ``after``; how far was read (where there is more: up to the last event); whether there
@@ -109,41 +104,41 @@ class Poll:
 
         Raises what reading the stored log raises. Events may be given to a client only while the hub is fresh.
         """
-        found = self.read_at_once(after, limit)
-        if found is not None:
-            return found
+        replay = self._hub.replay
+        began = replay.position
+        found: list[Event] = []
         reached = after
-        # A filter may leave next to nothing of a page: what is read at once does not depend on what is asked for.
-        page = limit if self._groups is None else max(limit, self.FILTERED_PAGE)
         while True:
             upto = self._hub.position
-            events, reached = await self._page(reached, upto, page)
-            if events:
-                more = len(events) > limit or (reached < upto and await self._any(reached, upto))
-                events = events[:limit]
-                return events, events[-1].position if more else max(reached, upto), more
-            if reached >= self._hub.position:
-                return events, reached, False
-            await asyncio.sleep(0)  # others have their turn, however long the log is
+            if replay.in_memory(reached):
+                events, reached = self._remembered(reached, upto, limit)
+            else:
+                stored, reached = await replay.from_store(self.view, reached, upto, self._page(limit))
+                events = self._kept(stored)
+            found += events
+            if not replay.withdraw(found, began):
+                found, reached, began = [], after, replay.position
+            elif len(found) > limit:
+                return found[:limit], found[limit - 1].position, True
+            elif reached >= (upto if found else self._hub.position):
+                return found, reached, False
+            else:
+                await asyncio.sleep(0)  # others have their turn, however long the log is
 
-    async def _page(self, after: int, upto: int, limit: int) -> tuple[list[Event], int]:
-        """What the filter leaves of the next ``limit`` events the user may see, and how far they reach."""
-        if self._hub.replay.in_memory(after):
-            events, reached = self._hub.replay.from_memory(self.view, after, upto, limit)
-        else:
-            events, reached = await self._hub.replay.from_store(self.view, after, self._hub.position, limit)
-        if self._groups is not None:
-            events = [e for e in events if e.group in self._groups]
-        return events, reached
+    def _remembered(self, after: int, upto: int, limit: int) -> tuple[list[Event], int]:
+        """The next page from memory, and how far it reaches: more than ``limit`` events where there is more to give."""
+        events, reached = self._hub.replay.from_memory(self.view, after, upto, self._page(limit))
+        return self._kept(events), reached
 
-    async def _any(self, after: int, upto: int) -> bool:
-        """Whether there is anything else to read."""
-        while after < upto:
-            events, after = await self._page(after, upto, self.FILTERED_PAGE)
-            if events:
-                return True
-            await asyncio.sleep(0)
-        return False
+    def _page(self, limit: int) -> int:
+        """How many events to read at once: one more than are wanted tells whether there is more. A filter may leave
+        next to nothing of them, so with one it does not depend on what is asked for."""
+        return limit + 1 if self._groups is None else max(limit + 1, self.FILTERED_PAGE)
+
+    def _kept(self, events: list[Event]) -> list[Event]:
+        """What the filter leaves."""
+        groups = self._groups
+        return events if groups is None else [e for e in events if e.group in groups]
 
     async def wait(self, seconds: float) -> None:
         """Waits for something to read, at most ``seconds``. Call it right after a :meth:`read` that gave nothing."""

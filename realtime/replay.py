@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Literal, Protocol
 
@@ -26,6 +27,11 @@ class Replay:
         self._reader = reader
         self._source = source
         self._metrics = metrics
+
+    @property
+    def position(self) -> int:
+        """How far this instance has read; the hub may be behind it."""
+        return self._reader.position
 
     def in_memory(self, after: int) -> bool:
         """Whether memory holds everything behind ``after``."""
@@ -63,6 +69,23 @@ class Replay:
                         event.redact()
         self._metrics.caught_up("database", len(events))
         return _shown(events, view), events[-1].position if len(events) == limit else upto
+
+    def withdraw(self, events: Sequence[Event], since: int) -> bool:
+        """Withdraws from events that were read when :attr:`position` was ``since``, or later, what has been deleted
+        meanwhile: copies of the stored log, and what memory has let go, are nobody else's to redact. False where memory
+        does not reach back that far: they have to be read again."""
+        ring, upto = self._reader.ring, self._reader.position
+        if since == upto:
+            return True
+        if since < ring.floor:
+            return False
+        for control in ring.controls(since, upto):
+            withdrawn = control.control.redacts
+            for event in events if withdrawn else ():
+                # Those in memory are the ring's, which redacts them when the hub gets there.
+                if event.position in withdrawn and not ring.holds(event):
+                    event.redact()
+        return True
 
 
 def _shown(events: list[Event], view: UserView) -> list[Event]:

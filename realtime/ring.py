@@ -87,6 +87,11 @@ class Ring:
         if self._controls and self._controls[0] is event:
             self._controls.popleft()
 
+    def holds(self, event: Event) -> bool:
+        """Whether this very object is one of those here."""
+        index = event.position - self.floor - 1
+        return 0 <= index < len(self._events) and self._events[index] is event
+
     def slice(self, after: int, limit: int) -> list[Event]:
         """Events of every topic behind ``after``, at most ``limit``; ``after`` is at least the floor."""
         if after >= self.last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from realtime.codec import WS_PING, Cursor, Wire, decode_cursor, encode_cursor, frame
@@ -44,13 +45,19 @@ class SharedBytes:
         return known
 
     def answer(self, epoch: int, events: Sequence[Event], reached: int, more: bool) -> bytes:
-        """The answer to a poll; those that waited for the same events share it."""
+        """The answer to a poll; those that waited for the same events share it, in this turn of the loop.
+
+        For events as memory holds them now: a text that was withdrawn is gone from there, and from here. Copies that
+        were made before some wait may still have it: :func:`encode_answer` is for those.
+        """
         if len(events) > self.MOST_IN_ANSWER:
             return encode_answer(epoch, events, reached, more)
         key = (epoch, reached, more, *[event.position for event in events])
         known = self._answers.get(key)
         if known is None:
-            if len(self._answers) >= self.MOST_ANSWERS:
+            if not self._answers:
+                asyncio.get_running_loop().call_soon(self._answers.clear)
+            elif len(self._answers) >= self.MOST_ANSWERS:
                 self._answers.clear()
             known = self._answers[key] = encode_answer(epoch, events, reached, more)
         return known
