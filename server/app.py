@@ -177,8 +177,8 @@ def _lifetime(
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Starts and stops what runs by itself.
 
-    Stopping: no message is taken any more and every one taken is answered; writes under way end; the loops end; the
-    connections close.
+    Stopping: no message is taken any more and every one taken is answered; what has arrived where is stored; writes
+    under way end; the loops end; the connections close.
     """
 
     async def context(app: web.Application) -> AsyncIterator[None]:
@@ -205,6 +205,7 @@ def _lifetime(
             _watch(parts)
             yield
             await parts.committer.close()
+            await parts.marks.flush()
             await parts.jobs.wait_and_close(5.0)
             await loops.close()
 

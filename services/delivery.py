@@ -33,16 +33,21 @@ class Receipts(Protocol):
 class DeliveryMarks:
     """Collects marks and stores them together: one write in flight, what arrives meanwhile is the next.
 
+    A mark that nobody waits for may be lost where the process dies before it is stored, ``APART`` after it came: the
+    client that comes back with its cursor makes it anew. A stop in order calls :meth:`flush`, which loses none.
+
     Writes that nobody waits for are a little apart, so that ten thousand cursors that come back one by one cost a few
     statements, not one each.
     """
 
     APART = 0.25  # seconds
     SWEEP = 0.25  # seconds between two looks for receipts that are owed
+    LAST = 2.0  # seconds that a stop waits for the last write
 
     def __init__(self, receipts: Receipts) -> None:
         self._receipts = receipts
         self._waiting: dict[Reader, int] = {}
+        self._storing: dict[Reader, int] = {}
         self._stored: asyncio.Future[None] | None = None
         self._arrived = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -64,6 +69,21 @@ class DeliveryMarks:
         self._hurry.set()
         await asyncio.shield(self._stored)
 
+    async def flush(self) -> None:
+        """Returns when all that was noted is stored, or could not be, or after ``LAST`` seconds; never raises.
+
+        For the end of an instance, while :meth:`run` runs and writes are still taken.
+        """
+        if self._stored is None:
+            self._stored = asyncio.get_running_loop().create_future()
+        self._arrived.set()  # without any mark too: whoever stores now comes here after it
+        self._hurry.set()
+        try:
+            await within(self.LAST, asyncio.shield(self._stored))
+        except (TimeoutError, Unavailable) as error:
+            lost = len(self._waiting.keys() | self._storing.keys())
+            logger.warning("delivery.unstored", marks=lost, error=type(error).__name__)
+
     async def run(self) -> None:
         """Stores marks, and tells the receipts that are owed, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -75,14 +95,17 @@ class DeliveryMarks:
             await self._arrived.wait()
             self._arrived.clear()
             self._hurry.clear()
-            marks, self._waiting = self._waiting, {}
+            marks = self._storing = self._waiting
+            self._waiting = {}
             stored, self._stored = self._stored, None
             try:
-                await self._receipts.delivered_up_to(marks)
+                if marks:
+                    await self._receipts.delivered_up_to(marks)
             except Exception as error:
                 self._failed(marks, stored, error)
                 await asyncio.sleep(self.SWEEP)
             else:
+                self._storing = {}
                 if stored is not None and not stored.done():
                     stored.set_result(None)
                 with contextlib.suppress(TimeoutError):

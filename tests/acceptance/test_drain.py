@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from services.delivery import DeliveryMarks
 from tests.support.clients import Api, Closed, Json, Person, Socket
 from tests.support.house import House
 from tests.support.instance import Instance
@@ -289,3 +290,20 @@ async def test_who_is_let_in_when_all_have_been_sent_away_is_sent_away_too(
         socket.close()
         stream.close()
         assert await asyncio.to_thread(instance.wait, 15) == 0
+
+
+async def test_what_has_arrived_by_the_last_poll_is_stored_before_it_goes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = await house.people()
+    chat = await ann.direct_with(bob)
+    monkeypatch.setattr(DeliveryMarks, "APART", 60.0)  # nothing is stored by the time that goes by
+    async with house.instance() as api:
+        here = bob.at(api)
+        cursor = (await here.poll((await here.poll())["cursor"], wait=0))["cursor"]  # its mark is not held up
+        for seq in (1, 2):
+            await ann.say(chat, "read this")
+            (_, cursor) = await here.poll_until(cursor, 1)
+            await here.poll(cursor, wait=0)
+            assert (await ann.get(f"/conversations/{chat}/messages/{seq}"))["status"] == "sent"
+    assert (await ann.get(f"/conversations/{chat}/messages/2"))["status"] == "delivered"

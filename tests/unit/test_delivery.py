@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
+from structlog.testing import capture_logs
 
 from domain.errors import Unavailable
 from domain.ids import DEFAULT_TENANT, UserId, new_id
@@ -29,6 +30,20 @@ class Store:
 
     async def announce_owed(self) -> int:
         return 0
+
+
+class Slow(Store):
+    """Stores only once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+
+    async def delivered_up_to(self, marks: Mapping[Reader, int]) -> None:
+        self.asked.set()
+        await self.may.wait()
+        await super().delivered_up_to(marks)
 
 
 async def test_a_mark_before_the_first_event_is_answered_at_once() -> None:
@@ -74,3 +89,37 @@ async def test_what_could_not_be_stored_is_told_and_tried_again() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert store.batches == [{(DEFAULT_TENANT, ANN): 3}]
+
+
+async def test_a_stop_stores_what_waits_and_what_is_being_stored() -> None:
+    store = Slow()
+    marks = DeliveryMarks(store)
+    marks.APART = 60  # longer than any test
+    running = asyncio.create_task(marks.run())
+    bob = UserId(new_id())
+    marks.mark(DEFAULT_TENANT, ANN, 1)
+    await asyncio.wait_for(store.asked.wait(), 1)
+    marks.mark(DEFAULT_TENANT, bob, 2)
+    flushing = asyncio.create_task(marks.flush())
+    await asyncio.sleep(0)
+    assert not flushing.done()
+    store.may.set()
+    await asyncio.wait_for(flushing, 1)
+    assert store.batches == [{(DEFAULT_TENANT, ANN): 1}, {(DEFAULT_TENANT, bob): 2}]
+    await asyncio.wait_for(marks.flush(), 1)
+    assert len(store.batches) == 2, "nothing waits, so nothing is asked"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_stop_does_not_wait_for_a_database_that_is_away_or_silent() -> None:
+    for store in (Store(failures=1), Slow()):
+        marks = DeliveryMarks(store)
+        marks.LAST = 0.05
+        running = asyncio.create_task(marks.run())
+        marks.mark(DEFAULT_TENANT, ANN, 1)
+        with capture_logs() as lines:
+            await asyncio.wait_for(marks.flush(), 1)
+        assert (lines[-1]["event"], lines[-1]["marks"]) == ("delivery.unstored", 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
