@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -59,8 +60,9 @@ class Database:
     """PostgreSQL behind a bounded pool. An async context manager.
 
     Every statement has a time limit, so a cut-off or frozen database is noticed within ``statement_seconds``; who comes
-    in the second after that is refused at once, instead of waiting as long to find out the same. Where the database is
-    away, :class:`~domain.errors.Unavailable` is raised instead of a driver error.
+    in the second after that is refused at once, instead of waiting as long to find out the same. Where a connection
+    cannot be made in time, or a statement not be cancelled, that holds only if nobody else was answered meanwhile.
+    Where the database is away, :class:`~domain.errors.Unavailable` is raised instead of a driver error.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Database:
         self._connect_seconds = connect_seconds
         self._pool: Pool | None = None
         self._silent_until = 0.0
+        self._answered_at = 0.0
 
     async def __aenter__(self) -> Self:
         self._pool = await asyncpg.create_pool(
@@ -117,6 +120,7 @@ class Database:
         try:
             async with self._taken(self._pool) as connection, self._ended_with(connection):
                 yield connection
+                self._answered_at = asyncio.get_running_loop().time()
         except AWAY as error:
             raise Unavailable("the database is away") from error
 
@@ -132,12 +136,13 @@ class Database:
         try:
             yield connection
         finally:
+            began = asyncio.get_running_loop().time()
             try:
                 # Takes time only where a statement was cancelled, which PostgreSQL has to confirm. Whoever cancelled it
                 # waits for this too, and had a limit in mind.
                 await pool.release(connection, timeout=RELEASE_SECONDS)
             except TimeoutError:
-                self._note_silence()  # the connection is ended; what the caller did or raised stands
+                self._note_silence(began)  # the connection is ended; what the caller did or raised stands
 
     @asynccontextmanager
     async def _ended_with(self, connection: Connection) -> AsyncIterator[None]:
@@ -153,11 +158,14 @@ class Database:
             raise
 
     async def _connect(self, *args: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        began = asyncio.get_running_loop().time()
         try:
             return await asyncpg.connect(*args, **options)
         except TimeoutError:
-            self._note_silence()
+            self._note_silence(began)
             raise
 
-    def _note_silence(self) -> None:
-        self._silent_until = asyncio.get_running_loop().time() + SILENCE_SECONDS
+    def _note_silence(self, since: float = math.inf) -> None:
+        """Nothing was heard on one connection: that tells of the database, unless another was answered since."""
+        if self._answered_at <= since:
+            self._silent_until = asyncio.get_running_loop().time() + SILENCE_SECONDS

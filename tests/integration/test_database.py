@@ -123,6 +123,35 @@ async def test_giving_up_on_a_database_that_does_not_answer_takes_no_longer_than
             await database.connection().__aenter__()
 
 
+async def test_one_statement_that_cannot_be_cancelled_in_time_refuses_nobody_while_others_are_answered(
+    database_url: str,
+) -> None:
+    async with (
+        database_relay(database_url) as (relay, url),
+        Database(url, pool_size=2) as database,
+    ):
+        async with database.connection(), database.connection():
+            pass
+        relay.hold_new()  # what is connected works; to cancel takes a connection of its own
+
+        async def leaves() -> None:
+            async with database.connection() as connection:
+                asking.set()
+                await connection.fetchval("SELECT pg_sleep(5)")
+
+        asking = asyncio.Event()
+        leaver = asyncio.create_task(leaves())
+        await asking.wait()
+        await asyncio.sleep(0)
+        leaver.cancel()
+        while not leaver.done():
+            assert await _answers(database)
+        for _ in range(10):
+            assert await _answers(database)
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+
+
 async def _answers(database: Database) -> bool:
     try:
         async with database.connection() as connection:

@@ -19,6 +19,8 @@ class Relay:
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
+        self._taking = asyncio.Event()
+        self._taking.set()
         self._ending = asyncio.Event()
         self._ending.set()
         self.port = 0
@@ -45,6 +47,10 @@ class Relay:
     def thaw(self) -> None:
         """Whatever waited passes."""
         self._open.set()
+
+    def hold_new(self) -> None:
+        """From now on new connections are accepted and not a byte of theirs passes; those there are work on."""
+        self._taking.clear()
 
     def hold_ends(self) -> None:
         """From now on bytes pass, and nobody hears that the other side has hung up."""
@@ -76,6 +82,7 @@ class Relay:
             _reset(writer)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._taking.wait()
         far_reader, far_writer = await self._dial()
         try:
             async with asyncio.TaskGroup() as tasks:
