@@ -13,9 +13,9 @@ import logging
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 from urllib.parse import urlsplit
 
 import orjson
@@ -169,7 +169,10 @@ def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         if name in _PRIVATE_EXACTLY or any(word in name for word in _PRIVATE):
             event[key] = _BLANK
         elif name.endswith("url") and isinstance(value, str):
-            event[key] = without_password(value)
+            try:
+                event[key] = without_password(value)
+            except ValueError:  # it is none, so nobody can tell where in it a password is
+                event[key] = _BLANK
     return event
 
 
@@ -187,18 +190,58 @@ def _shared_processors() -> list[Processor]:
 
 def _rendering(readable: bool, *, colors: bool) -> list[Processor]:
     if readable:
-        # Plain tracebacks: the pretty ones print local variables, and those hold people's messages.
-        return [
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-        ]
+        return [_Readable(colors=colors)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
 
 
-def _dumps(value: Any, **_: object) -> str:
+class _Readable:
+    """Renders for a terminal. Never raises: what cannot be shown is shown as that."""
+
+    def __init__(self, *, colors: bool) -> None:
+        # Plain tracebacks: the pretty ones print local variables, and those hold people's messages.
+        self._render = structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback
+        )
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        kept = dict(event)  # rendering takes it apart
+        try:
+            return self._render(logger, method, event)
+        except Exception:
+            return self._render(
+                logger, method, {key: _shown(value, _as_words) for key, value in kept.items()}
+            )
+
+
+def _dumps(value: EventDict, **_: object) -> str:
+    """A line of JSON. Never raises: a value that cannot be written is written as its looks, or as unreadable."""
     try:
         return orjson.dumps(value, default=str).decode()
-    except TypeError:  # text that is no UTF-8, a number past 64 bits
+    except TypeError:
+        pass  # text that is no UTF-8, a number past 64 bits, or something worse
+    try:
         return json.dumps(value, default=str)
+    except Exception:
+        return json.dumps({key: _shown(each, _as_json) for key, each in value.items()}, default=str)
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, default=str)
+
+
+def _as_words(value: object) -> str:
+    return f"{value!r} {value}"
+
+
+def _shown(value: object, way: Callable[[object], str]) -> object:
+    """The value, where it can be shown that way; else its looks, or its type where it has none."""
+    for attempt in (way, repr):
+        try:
+            text = attempt(value)
+        except Exception:  # noqa: S112  # a last resort, with nobody left to tell
+            continue
+        return value if attempt is way else text
+    return f"[unreadable {type(value).__name__}]"
 
 
 def default_stream() -> TextIO:

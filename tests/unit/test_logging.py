@@ -63,6 +63,58 @@ def test_a_value_that_is_no_json_costs_neither_the_line_nor_its_caller() -> None
     assert (line["word"], line["number"], line["thing"]) == ("\udcff", 1 << 70, "<class 'object'>")
 
 
+class Nameless:
+    def __repr__(self) -> str:
+        raise RuntimeError("no name")
+
+
+class Wordless:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    def __repr__(self) -> str:
+        return "Wordless()"
+
+
+def endless() -> list[object]:
+    made: list[object] = []
+    made.append(made)
+    return made
+
+
+@pytest.mark.parametrize("made", [io.StringIO, Terminal])
+@pytest.mark.parametrize(
+    "value",
+    [{(1, 2): 3}, endless(), Nameless(), {"in": Nameless()}],
+    ids=["key", "endless", "nameless", "in"],
+)
+def test_a_value_that_cannot_be_shown_costs_only_itself(made: type[io.StringIO], value: object) -> None:
+    stream = made()
+    with logging_to(stream, Settings()):
+        structlog.get_logger("parley.test").error("odd", data=value, reason="expired")
+        try:
+            _fail("")
+        except ValueError:
+            structlog.get_logger("parley.test").exception("worse", data=value)
+        structlog.get_logger("parley.test").info(value)
+        structlog.get_logger("parley.test").info("next")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    for word in ("odd", "expired", "worse", "ValueError: wrong", "next"):
+        assert word in text
+    if made is io.StringIO:
+        assert [line["level"] for line in lines(stream)] == ["error", "error", "info", "info"]
+        assert lines(stream)[0]["reason"] == "expired"
+        assert isinstance(lines(stream)[0]["data"], str | dict)
+
+
+def test_an_address_that_is_none_costs_neither_the_line_nor_its_caller() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, Settings()):
+        structlog.get_logger("parley.test").info("odd", redis_url="redis://:hunter2@[x/0", reason="expired")
+    (line,) = lines(stream)
+    assert (line["redis_url"], line["reason"]) == ("[redacted]", "expired")
+
+
 def test_what_libraries_log_takes_the_same_form() -> None:
     stream = io.StringIO()
     with logging_to(stream, Settings()):
