@@ -21,7 +21,7 @@ Wire = Literal["ws", "sse"]
 _CURSOR = struct.Struct(">BQQ")
 _CHECK = struct.Struct(">H")
 _CURSOR_VERSION = 1
-_CURSOR_CHARS = 26  # 19 bytes in base64 without padding
+CURSOR_CHARS = 26  # 19 bytes in base64 without padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class CursorInvalid(ValueError):
 def encode_cursor(epoch: int, position: int) -> str:
     """26 characters that are safe in a URL, a header and JSON."""
     body = _CURSOR.pack(_CURSOR_VERSION, epoch, position)
-    return urlsafe_b64encode(body + _CHECK.pack(zlib.crc32(body) & 0xFFFF))[:_CURSOR_CHARS].decode()
+    return urlsafe_b64encode(body + _CHECK.pack(zlib.crc32(body) & 0xFFFF))[:CURSOR_CHARS].decode()
 
 
 def decode_cursor(text: str) -> Cursor:
     """The reverse of :func:`encode_cursor`. Raises :class:`CursorInvalid` for anything else."""
-    if len(text) != _CURSOR_CHARS or not text.isascii():
+    if len(text) != CURSOR_CHARS or not text.isascii():
         raise CursorInvalid(text)
     try:
         raw = urlsafe_b64decode(text + "==")

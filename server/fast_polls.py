@@ -5,11 +5,11 @@ the usual way each of these requests is parsed, becomes a request object and a t
 to a route, has its token, its query and its origin looked at, becomes a response object and is turned into bytes. All
 of that gives what it gave the time before. It is most of what a poll costs; the figures are in docs/adr/0011.
 
-So the usual way is the teacher. Once it has answered a poll, and the connection is seen to have been at the beginning
-of exactly that request, a :class:`Lane` is laid on the connection: it knows the request's bytes before and after the
-cursor, what they were found to mean (:class:`handlers.longpoll.Polled`), and the head of the answer. The next request
-that differs in nothing but the cursor is served by the lane. What it was given for free it never looks at again; what
-can have changed since, it looks at each time:
+So the usual way is the teacher. Once it has answered a poll, and the connection was seen to be between two requests
+when exactly that one came (so it is not the connection's first), a :class:`Lane` is laid on the connection: it knows
+the request's bytes before and after the cursor, what they were found to mean (:class:`handlers.longpoll.Polled`), and
+the head of the answer. The next request that differs in nothing but the cursor is served by the lane. What it was given
+for free it never looks at again; what can have changed since, it looks at each time:
 
 - the sign-in: its end, and whether the directory still vouches for it; rate limits, room, drain, freshness of the log;
 - the cursor: decoded, and of this log, neither past its head nor before its floor;
@@ -35,14 +35,17 @@ from typing import Protocol
 
 from aiohttp import web
 
+from handlers.longpoll import POLL
 from handlers.outlet import Outlet
 from handlers.realtime import Realtime, has_room, note_arrived
 from handlers.serving import Limiter, Verdict
+from realtime.codec import CURSOR_CHARS
 from realtime.events import Event
 from realtime.poll import PromptPoll
+from realtime.views import UserView
 from server.drain import Ongoing
 from server.metrics import RepeatedPolls
-from server.middleware.requests import POLL, debugging, new_id, write_line
+from server.middleware.requests import debugging, new_id, write_line
 from server.repeated import Repeated, learn
 
 BEGINNING = b"GET %b?" % POLL.encode()
@@ -190,6 +193,7 @@ class Lane:
             or self._outlet.buffered()
             or shared.draining()
             or not shared.realtime.directory.vouches_for(repeated.polled.identity)
+            or self._find(data) is None  # before it is paid for: elsewhere it would be again
         ):
             return False
         self._asked = data
@@ -219,31 +223,43 @@ class Lane:
     async def _pay(self) -> None:
         """Takes the request from what the client is allowed, then begins."""
         repeated = self._repeated
-        self._verdict = verdict = await self._shared.limiter.spend(
-            "realtime", address=repeated.client.address, user=repeated.polled.identity.user
-        )
-        if self._asked is None:
-            return  # the connection was lost meanwhile
-        if not verdict.allowed or verdict.headers.keys() != repeated.limits or not self._begin():
-            self._hand_over()
+        try:
+            self._verdict = verdict = await self._shared.limiter.spend(
+                "realtime", address=repeated.client.address, user=repeated.polled.identity.user
+            )
+            if self._asked is None:
+                return  # the connection was lost meanwhile
+            if not verdict.allowed or verdict.headers.keys() != repeated.limits or not self._begin():
+                self._hand_over()
+        except Exception:
+            self._fail()
+            raise
+
+    def _find(self, asked: bytes) -> tuple[UserView, int] | None:
+        """Whose events to read, and from where. None where only the usual way can say what there is to say."""
+        repeated, realtime = self._repeated, self._shared.realtime
+        identity, hub = repeated.polled.identity, realtime.hub
+        position = hub.places.find_at_once(self._cursor_in(asked))
+        view = hub.known_view(identity.user)
+        if position is None or view is None or not has_room(realtime, view):
+            return None
+        if hub.leaving or hub.has_ended(identity.session) or not hub.replay.in_memory(position):
+            return None
+        return view, position
 
     def _begin(self) -> bool:
         """Answers, or waits. False where only the usual way can go on."""
         assert self._asked is not None
-        repeated, realtime = self._repeated, self._shared.realtime
-        polled, hub = repeated.polled, realtime.hub
-        identity = polled.identity
-        cut = len(repeated.before)
-        position = hub.places.find_at_once(self._asked[cut : cut + 26].decode("latin-1"))
-        view = hub.known_view(identity.user)
-        if position is None or view is None or not has_room(realtime, view):
+        found = self._find(self._asked)
+        if found is None:
             return False
-        if hub.leaving or hub.has_ended(identity.session):
-            return False
+        view, position = found
+        realtime, polled = self._shared.realtime, self._repeated.polled
+        hub = realtime.hub
         self._poll = hub.prompt_poll(
             view,
-            sign_in=identity.session,
-            expires_at=identity.expires_at,
+            sign_in=polled.identity.session,
+            expires_at=polled.identity.expires_at,
             groups=polled.groups,
             stirred=self._stirred,
         )
@@ -251,10 +267,10 @@ class Lane:
         events: Sequence[Event] = ()
         more = False
         if position < hub.position:
-            found = self._poll.read_at_once(position, polled.limit)
-            if found is None:
+            read = self._poll.read_at_once(position, polled.limit)
+            if read is None:
                 return False
-            events, self._reached, more = found
+            events, self._reached, more = read
         note_arrived(realtime, view, position)
         if events or not polled.wait:
             self._answer(events, more)
@@ -264,6 +280,13 @@ class Lane:
 
     def _stirred(self, fresh: bool) -> None:
         """There is something for the poll: an event, or its end."""
+        try:
+            self._go_on(fresh)
+        except Exception:
+            self._fail()
+            raise
+
+    def _go_on(self, fresh: bool) -> None:
         poll = self._poll
         if poll is None:
             return  # it has been answered
@@ -284,11 +307,18 @@ class Lane:
 
     def _wait_is_over(self) -> None:
         self._timer = None
+        try:
+            self._give_what_there_is()
+        except Exception:
+            self._fail()
+            raise
+
+    def _give_what_there_is(self) -> None:
         poll, hub = self._poll, self._shared.realtime.hub
         if poll is None:
             return
         if poll.stirring:
-            self._stirred(hub.fresh)
+            self._go_on(hub.fresh)
         if self._poll is not None:
             # What it may see would have stirred it.
             self._reached = max(self._reached, hub.position)
@@ -340,6 +370,19 @@ class Lane:
         # Its task begins two turns from now: till then a drain must not take it for answered.
         self._loop.call_soon(self._loop.call_soon, self._shared.ongoing.leave)
 
+    def _fail(self) -> None:
+        """Something raised that is not foreseen here: the client asks again on another connection, and nothing waits
+        for this one."""
+        try:
+            if self._asked is not None:
+                self._end(500)
+        finally:
+            self._connection.force_close()
+
+    def _cursor_in(self, asked: bytes) -> str:
+        cut = len(self._repeated.before)
+        return asked[cut : cut + CURSOR_CHARS].decode("latin-1")
+
     def _keep(self, data: bytes) -> None:
         before = len(self._early)
         self._early += data
@@ -361,10 +404,9 @@ class Lane:
         shared.counts.ended[status] = shared.counts.ended.get(status, 0) + 1
         if status == 200 and not debugging():
             return
-        cut = len(repeated.before)
         write_line(
             "GET",
-            repeated.url.update_query({"cursor": asked[cut : cut + 26].decode("latin-1")}),
+            repeated.url.update_query({"cursor": self._cursor_in(asked)}),
             POLL,
             status,
             time.perf_counter() - self._began,
@@ -384,11 +426,11 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._poll is not None:
-            self._shared.realtime.hub.detach(self._poll)
-            self._poll = None
         self._shared.ongoing.leave()
         self._shared.counts.now -= 1
+        poll, self._poll = self._poll, None
+        if poll is not None:
+            self._shared.realtime.hub.detach(poll)
         return asked
 
     def _idle(self) -> None:

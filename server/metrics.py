@@ -23,6 +23,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from handlers.longpoll import POLL
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -224,13 +226,13 @@ class Metrics:
         """Adds what was counted apart since the last time."""
         with self._folding:
             polls, waiting = self.repeated_polls, self._connections.labels("poll")
-            now, self._folded_now = self._folded_now, polls.now
-            waiting.inc(self._folded_now - now)
-            self._requests_now.inc(self._folded_now - now)
+            before, self._folded_now = self._folded_now, polls.now
+            waiting.inc(self._folded_now - before)
+            self._requests_now.inc(self._folded_now - before)
             for status, ended in list(polls.ended.items()):
                 new = ended - self._folded_ended.get(status, 0)
                 self._folded_ended[status] = ended
-                self._requests.labels("GET", polls.ROUTE, str(status)).inc(new)
+                self._requests.labels("GET", POLL, str(status)).inc(new)
                 self._closed.labels("poll", "answered").inc(new)
                 if status == 200:
                     self._repeated.inc(new)
@@ -239,8 +241,6 @@ class Metrics:
 class RepeatedPolls:
     """Counts of polls answered out of turn (:mod:`server.fast_polls`), apart from the library's: nine of those a poll
     would be a fifth of its time. They are added to what all requests and connections count when they are asked for."""
-
-    ROUTE = "/api/v1/realtime/poll"
 
     def __init__(self) -> None:
         self.now = 0

@@ -107,9 +107,14 @@ class ProblemHandler(web.RequestHandler):
         finished = await super().finish_response(request, resp, start_time)
         if asked and asked is self._asked and self._fast_polls is not None and self.transport is not None:
             self._asked = b""
-            self._lane = self._fast_polls.lane(
-                self, self.transport, asked, request, finished[0], idle_seconds=self.keepalive_timeout
-            )
+            try:
+                self._lane = self._fast_polls.lane(
+                    self, self.transport, asked, request, finished[0], idle_seconds=self.keepalive_timeout
+                )
+            except Exception:
+                log.exception(
+                    "poll.not_learnt"
+                )  # the client has its answer, and the next comes the usual way
         return finished
 
     def _expect_headers(self) -> None:

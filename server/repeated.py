@@ -10,12 +10,13 @@ from aiohttp import HttpVersion11, web
 
 from handlers import keys
 from handlers.longpoll import Polled
+from realtime.codec import CURSOR_CHARS
 from server.middleware.requests import given_id
 
 if TYPE_CHECKING:
     from yarl import URL
 
-_CURSOR = re.compile(rb"[?&]cursor=([A-Za-z0-9_-]{26})(?=[& ])")
+_CURSOR = re.compile(rb"[?&]cursor=([A-Za-z0-9_-]{%d})(?=[& ])" % CURSOR_CHARS)
 _LIMITS = frozenset({"RateLimit", "RateLimit-Policy"})
 _MORE_THAN_A_QUESTION = ("Upgrade", "Expect", "Content-Length", "Transfer-Encoding")
 _SLOTS = {
@@ -53,7 +54,8 @@ def learn(asked: bytes, request: web.BaseRequest, response: web.StreamResponse) 
     polled = request.get(keys.POLLED)
     if polled is None or response.status != 200 or not response.keep_alive:
         return None
-    if not _is_all_of(asked, request):
+    head = _head_of(response)
+    if head is None or not _is_all_of(asked, request):
         return None
     cut = _CURSOR.search(asked, 0, asked.index(b"\r\n"))
     if cut is None or cut[1].decode() != polled.cursor or asked.count(b"cursor=") != 1:
@@ -66,7 +68,7 @@ def learn(asked: bytes, request: web.BaseRequest, response: web.StreamResponse) 
         client=request[keys.CLIENT],
         url=request.rel_url,
         request_id=given_id(request),
-        head=_head_of(response),
+        head=head,
         limits=_LIMITS & request.get(keys.ANSWER_HEADERS, {}).keys(),
     )
 
@@ -77,7 +79,7 @@ def _is_all_of(asked: bytes, request: web.BaseRequest) -> bool:
     They are where they hold one empty line, at their end, and the request line and as many headers as were parsed: had
     the parser been in the middle of something when they came, it would have found another request in them.
     """
-    line = f"GET {request.raw_path} HTTP/1.1\r\n".encode()
+    line = f"GET {request.raw_path} HTTP/1.1\r\n".encode(errors="surrogateescape")
     return (
         request.version == HttpVersion11
         and asked.startswith(line)
@@ -88,9 +90,14 @@ def _is_all_of(asked: bytes, request: web.BaseRequest) -> bool:
     )
 
 
-def _head_of(response: web.StreamResponse) -> bytes:
-    """The head of an answer with slots for what differs the next time, as :meth:`Lane._answer` fills them."""
+def _head_of(response: web.StreamResponse) -> bytes | None:
+    """The head of an answer with slots for what differs the next time, as :meth:`Lane._answer` fills them.
+    None where it repeats something of the request that is not text."""
     lines = [f"HTTP/1.1 {response.status} {response.reason}\r\n"]
     for name, value in response.headers.items():
         lines.append(f"{name}: {_SLOTS.get(name.lower()) or value.replace('%', '%%')}\r\n")
-    return "".join([*lines, "%(close)b\r\n"]).encode()  # where it stands while the server drains
+    lines.append("%(close)b\r\n")  # where it stands while the server drains
+    try:
+        return "".join(lines).encode()
+    except UnicodeEncodeError:
+        return None

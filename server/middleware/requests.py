@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from domain.ids import UserId
 from handlers import keys
+from handlers.longpoll import POLL
 from server.drain import Ongoing
 from server.metrics import Metrics
 from server.middleware.proxies import Proxies
@@ -35,9 +36,6 @@ SHOWN = frozenset(
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked by machines every few seconds; logged for debugging only."""
-
-POLL = "/api/v1/realtime/poll"
-"""Asked again for each event: one that is answered is counted, and logged for debugging only."""
 
 UNMATCHED = "unmatched"
 
@@ -109,6 +107,7 @@ def write_line(
     **bound: str,
 ) -> None:
     """The line of a request in the log. ``bound``: fields that are not bound to the task that serves it."""
+    # A poll is asked again for each event: one that is answered is counted, and that is all.
     if route in QUIET or (route == POLL and status == 200):
         if not debugging():
             return

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from server.app import DRAIN, create_app
+from server.fast_polls import MAX_EARLY, FastPolls, Lane
 from server.protocol import Runner
 from tests.support.clients import Api, Json, Person
 from tests.support.house import House
@@ -70,7 +72,7 @@ async def repeating(
     async with polling(person, headers, query.replace("wait=30", "wait=0")) as poller:
         await poller.poll(cursor)
         while not await repeated(person.api, lambda: poller.poll(cursor)):
-            pass  # the first of them may have come before the server was ready for it
+            pass  # the first on a connection is never looked at, the second is learnt from
         if "wait=30" in query:
             poller.query = query
             await person.direct_with(await person.api.register())
@@ -99,6 +101,13 @@ async def now_waiting(api: Api, count: int = 1) -> None:
 def constant(head: str) -> list[str]:
     """What two answers to the same question have in common."""
     return re.sub(r"(?im)^(x-request-id|date|ratelimit):.*$", r"\1", head).split("\r\n")
+
+
+def left(head: str) -> int:
+    """How many requests the client is still allowed."""
+    found = re.search(r'\r\nRateLimit: "\w+";r=(\d+);', head)
+    assert found is not None, head
+    return int(found[1])
 
 
 @asynccontextmanager
@@ -312,11 +321,6 @@ async def test_its_allowance_is_that_of_every_poll(house: House) -> None:
         ann = await api.register()
         cursor = (await ann.poll())["cursor"]
 
-        def left(head: str) -> int:
-            found = re.search(r'\r\nRateLimit: "\w+";r=(\d+);', head)
-            assert found is not None, head
-            return int(found[1])
-
         async with repeating(ann, cursor) as poller:
             counts = [left((await poller.poll(cursor))[0]) for _ in range(3)]
             assert counts[0] - counts[2] == 2 or counts[2] > counts[0], "or a minute began"
@@ -346,3 +350,114 @@ async def test_answered_polls_are_logged_for_debugging_only(house: House) -> Non
             await ann.poll(cursor)
             await ann.poll(cursor, wait=99, expect=422)
     assert [line["status"] for line in lines if line["event"] == "request"] == [422]
+
+
+@pytest.mark.parametrize("ring_events", [200_000, 3], ids=["in memory", "stored"])
+async def test_a_backlog_is_paid_for_once_a_page(house: House, ring_events: int) -> None:
+    async with instance(house, rate_limits=True, ring_events=ring_events) as (api, _):
+        ann, bob = await api.register(), await api.register()
+        cursor = (await bob.poll())["cursor"]
+        chat = await ann.direct_with(bob)
+        for n in range(6):
+            await ann.say(chat, str(n))
+        end = (await bob.poll(cursor))["cursor"]
+        async with repeating(bob, end, query="limit=1&wait=0") as poller:
+            counts, given, more = [], 0, True
+            while more:
+                head, page = await poller.poll(cursor)
+                cursor, more = page["cursor"], page["more"]
+                counts.append(left(head))
+                given += len(page["events"])
+        assert given >= 7
+        assert (await metric(api, "parley_polls_repeated_total") > given) is (ring_events > given)
+        steps = [before - after for before, after in pairwise(counts)]
+        assert all(step == 1 or step < 0 for step in steps), "or a minute began"
+
+
+async def test_an_answer_that_cannot_be_repeated_costs_nobody_the_connection(house: House) -> None:
+    (ann,) = await house.people(1)
+    cursor = (await ann.poll())["cursor"]
+    async with polling(ann) as poller:
+        asked = poller.request(cursor).replace(b"Host: localhost", b"Host: h\xff\r\nOrigin: http://h\xff")
+        for _ in range(4):
+            await poller.raw.write(asked)
+            head = await poller.raw.until(b"\r\n\r\n")
+            assert b" 200 OK" in head
+            length = re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n", head)
+            assert length is not None
+            await poller.raw.exactly(int(length[1]))
+
+
+async def test_an_error_while_a_poll_is_learnt_from_costs_nobody_the_connection(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("not foreseen")
+
+    (ann,) = await house.people(1)
+    cursor = (await ann.poll())["cursor"]
+    monkeypatch.setattr(FastPolls, "lane", fails)
+    with structlog.testing.capture_logs() as lines:
+        async with polling(ann) as poller:
+            for _ in range(4):
+                assert " 200 OK" in (await poller.poll(cursor))[0]
+    assert "poll.not_learnt" in [line["event"] for line in lines]
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["when stirred", "when paid for"])
+async def test_an_error_in_it_closes_the_connection_and_holds_up_no_drain(
+    house: House, monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    def fails(lane: Lane, events: object, more: bool) -> None:
+        raise RuntimeError("not foreseen")
+
+    async with instance(house, rate_limits=limited) as (api, app):
+        ann = await api.register()
+        cursor = (await ann.poll())["cursor"]
+        async with repeating(ann, cursor, query="wait=30") as poller:
+            if not limited:
+                cursor = (await ann.poll())["cursor"]
+                await poller.ask(cursor)
+                await now_waiting(api)
+            monkeypatch.setattr(Lane, "_answer", fails)
+            if limited:
+                await poller.ask(cursor)
+            else:
+                await ann.direct_with(await api.register())
+            async with asyncio.timeout(5):
+                assert await poller.raw.to_the_end() == b""
+        await now_waiting(api, 0)
+        failed = 'parley_http_requests_total{method="GET",route="/api/v1/realtime/poll",status="500"}'
+        assert await metric(api, failed) == 1
+        assert await metric(api, "parley_http_requests_in_progress") == 1
+        async with asyncio.timeout(5):
+            await app[DRAIN].answer_the_last()
+
+
+async def test_one_for_whom_there_is_no_room_is_told_429(house: House) -> None:
+    async with instance(house, max_connections_per_user=1) as (api, _):
+        ann = await api.register()
+        cursor = (await ann.poll())["cursor"]
+        async with repeating(ann, cursor) as poller, ann.ws():
+            head, problem = await poller.poll(cursor)
+            assert "429 Too Many Requests" in head
+            assert problem["code"] == "too_many_connections"
+
+
+async def test_who_sends_more_than_is_kept_is_read_again_once_there_is_an_answer(house: House) -> None:
+    async with instance(house) as (api, _):
+        ann, bob = await api.register(), await api.register()
+        chat = await ann.direct_with(bob)
+        cursor = (await bob.poll())["cursor"]
+        async with repeating(bob, cursor, query="wait=30") as poller:
+            cursor = (await bob.poll())["cursor"]
+            await poller.ask(cursor)
+            await now_waiting(api)
+            asked = poller.request(cursor)
+            count = 3 * MAX_EARLY // len(asked)
+            sending = asyncio.create_task(poller.raw.write(asked * count))
+            await ann.say(chat, "here")
+            answers = [(await poller.answer())[1] for _ in range(count + 1)]
+            await sending
+            assert answers[0]["events"]
+            assert all(answer == answers[0] for answer in answers)
