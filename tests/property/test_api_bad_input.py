@@ -89,7 +89,7 @@ def world(served: Served) -> World:
     return served.loop.run(begin())
 
 
-@pytest.mark.timeout(60 + fuzzing.EXAMPLES * 10)
+@pytest.mark.timeout(180 + fuzzing.EXAMPLES * 10)
 @pytest.mark.parametrize("phase", FEWEST)
 @pytest.mark.usefixtures("quiet")
 def test_no_operation_answers_outside_the_document(world: World, phase: str) -> None:

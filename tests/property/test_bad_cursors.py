@@ -32,7 +32,7 @@ few = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.timeout(60 + fuzzing.EXAMPLES * 2)]
+pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.timeout(180 + fuzzing.EXAMPLES * 2)]
 
 
 class Spoiled:

@@ -38,7 +38,7 @@ few = settings(
         HealthCheck.data_too_large,
     ],
 )
-pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.timeout(60 + fuzzing.EXAMPLES * 2)]
+pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.timeout(180 + fuzzing.EXAMPLES * 2)]
 
 CODES = {1000, 1002, 1003, 1007, 1009, 4400}
 """What a connection may be ended with for what its peer sent: the standard's own, and the contract's."""

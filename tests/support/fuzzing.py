@@ -66,7 +66,7 @@ def fuzzer(
         "seed": SEED,
         "continue-on-failure": True,
         "max-stream-events": 1,
-        "request-timeout": 10,
+        "request-timeout": 30,
         "output": {"sanitization": {"enabled": False}},
         "dictionaries": {name.replace(".", "-"): {"values": list(values)} for name, values in known.items()},
         "parameters": {name: {"dictionary": name.replace(".", "-"), "probability": LIKELY} for name in known},
