@@ -206,6 +206,11 @@ class Lane:
         self._withdraw()
         return False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a poll waits for its answer."""
+        return self._asked is not None
+
     def lost(self) -> None:
         """The connection is gone."""
         if self._asked is not None:

@@ -74,6 +74,7 @@ async def _serve_application(
             await app[DRAIN].announce()
             await stop_listening(runner, sockets)
             await app[DRAIN].send_away()
+            await runner.hang_up()
             await app[DRAIN].answer_the_last()
             watching.cancel()
         _log.info("stopping")
