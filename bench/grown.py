@@ -41,6 +41,11 @@ JOIN events e ON e.topic_id = w.conversation_id AND e.position >= w.opens
 GROUP BY u.id, u.username ORDER BY abs(count(*) - $1) LIMIT 1
 """
 
+# With the one in which the reader is spoken to.
+_CONVERSATIONS = """
+SELECT count(*) FROM membership_windows w JOIN users u ON u.id = w.user_id WHERE u.username = $1 AND w.closes IS NULL
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -111,10 +116,11 @@ def stores(plan: Plan) -> Iterator[Stores]:
         seed(full, _SEED_SECONDS, *(word for option in options for word in option))
         seconds = time.monotonic() - began
         say(f"  seeded {sizes[2]:,} log rows, {sizes[1]:,} messages, {sizes[0]:,} users in {seconds:.0f} s")
-        empty = asyncio.run(_store(stack.enter_context(instance(bare, 1, **_SETTINGS)), plan, ()))
         server = stack.enter_context(instance(full, 1, **_SETTINGS))
         quiet, busy = asyncio.run(_seeded_users(server, (0, MISSED[-1])))
-        grown = asyncio.run(_store(server, plan, (quiet,)))
+        grown = asyncio.run(_store(server, plan, quiet))
+        new = stack.enter_context(instance(bare, 1, **_SETTINGS))
+        empty = asyncio.run(_store(new, plan, asyncio.run(_conversations_of(server, quiet))))
         for store in (empty, grown):
             asyncio.run(_settled(store))
         yield Stores(empty, grown, busy, sizes[2], seconds)
@@ -141,12 +147,24 @@ async def _seeded_users(server: Server, told: Sequence[int]) -> list[Account]:
         return [await api.sign_in(name, SEED_PASSWORD) for name in names]
 
 
-async def _store(server: Server, plan: Plan, readers: Sequence[Account]) -> Store:
+async def _conversations_of(server: Server, user: Account) -> int:
+    connection = await asyncpg.connect(database_of(server)[0], timeout=10, command_timeout=60)
+    try:
+        return int(await connection.fetchval(_CONVERSATIONS, user.username))
+    finally:
+        await connection.close(timeout=10)
+
+
+async def _store(server: Server, plan: Plan, reader: Account | int) -> Store:
+    """With that reader, or with a new one who is in so many conversations: a replay looks into each of them."""
     url, helpers = database_of(server)
     async with rest(server.port) as api:
         users = await api.register("pair", 2 * plan.chat_pairs)
         pairs = [await api.direct(users[at], users[at + 1]) for at in range(0, len(users), 2)]
-        (reader,) = readers or await api.register("reader", 1)
+        if isinstance(reader, int):
+            among, (reader,) = users[: reader - 1], await api.register("reader", 1)
+            for user in among:
+                await api.direct(user, reader)
         await _speak(api, reader)
     connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
     try:
