@@ -45,10 +45,14 @@ def test_a_presence_hint_is_read_as_it_was_written(hint: PresenceHint) -> None:
 
 
 @given(junk)
-def test_anything_else_is_a_value_error(payload: bytes) -> None:
+def test_anything_else_is_a_value_error_and_nothing_worse(payload: bytes) -> None:
+    """Junk may happen to be a hint, as `["", [], {}, []]` is."""
     for decode in (decode_typing, decode_presence):
-        with pytest.raises(ValueError):
-            decode(payload)
+        try:
+            hint = decode(payload)
+        except ValueError:
+            continue
+        assert isinstance(hint, TypingHint | PresenceHint)
 
 
 @given(typing_hints, presence_hints)
